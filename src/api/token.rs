@@ -1,0 +1,419 @@
+//! The token: where it is read from, and the type that cannot be printed.
+//!
+//! Invariant: no text that leaves this file, `Debug` included, holds any part of a key. Knows nothing of hosts (which
+//! source belongs to which host is decided by the configuration) and never verifies a token.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// The most that is read of a token file.
+const TOKEN_BYTES_MAX: u64 = 64 << 10;
+/// Permission bits that would let somebody else use the file.
+const MODE_OTHERS: u32 = 0o077;
+
+/// A key. It can be given to the service by [`Secret::expose`], and shown to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a key as people store it: white space around it is dropped.
+    pub fn new(text: &str) -> Result<Secret, SecretFault> {
+        let text = text.trim();
+        if text.is_empty() {
+            Err(SecretFault::Empty)
+        } else if !text.is_ascii() {
+            Err(SecretFault::NotAscii)
+        } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Err(SecretFault::InnerSpace)
+        } else {
+            Ok(Secret(text.to_owned()))
+        }
+    }
+
+    /// The key itself, for the `Authorization` header and nothing else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("[secret]")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("[secret]")
+    }
+}
+
+/// Why a text cannot be a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretFault {
+    /// Nothing but white space.
+    #[error("it is empty")]
+    Empty,
+    /// A space, line break or control character inside.
+    #[error("it has white space or control characters inside, and a key has none")]
+    InnerSpace,
+    /// A character outside ASCII, which no header can carry.
+    #[error("it has characters outside ASCII, and a key has none")]
+    NotAscii,
+}
+
+/// When a JSON Web Token expires (`exp`, RFC 7519 section 4.1.4), read without any verification.
+///
+/// `None` for keys that are no JWT, and for a JWT without a usable `exp`.
+pub fn jwt_expiry(secret: &Secret) -> Option<SystemTime> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        exp: f64,
+    }
+    let mut parts = secret.expose().split('.');
+    let (_header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let claims = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+    let claims: Claims = serde_json::from_slice(&claims).ok()?;
+    UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(claims.exp).ok()?)
+}
+
+/// Whether a text that should name a file looks like a key itself (`sk-…`, or a JWT).
+///
+/// Such a text must not be echoed. A file that really bears such a name can be written with a folder: `./sk-file`.
+pub fn looks_like_key(text: &str) -> bool {
+    let is_jwt = text.starts_with("eyJ") && text.matches('.').count() == 2;
+    !text.contains('/') && (text.starts_with("sk-") || is_jwt)
+}
+
+/// Where the token of this run comes from.
+#[derive(Debug)]
+pub enum TokenSource {
+    /// No token is sent.
+    None,
+    /// The key that stood in the environment when the program started.
+    Environment(Secret),
+    /// A file or pipe.
+    File(TokenFile),
+}
+
+impl TokenSource {
+    /// The token as it is now. Files are read again at each call; opening a pipe may block until somebody writes.
+    pub fn read(&self) -> Result<Option<Secret>, TokenError> {
+        match self {
+            TokenSource::None => Ok(None),
+            TokenSource::Environment(secret) => Ok(Some(secret.clone())),
+            TokenSource::File(file) => file.read().map(Some),
+        }
+    }
+
+    /// Whether reading again later may give another token: so for files, not for the environment or a pipe.
+    pub fn can_change(&self) -> bool {
+        match self {
+            TokenSource::None | TokenSource::Environment(_) => false,
+            TokenSource::File(file) => file.piped.get().is_none(),
+        }
+    }
+}
+
+/// Who may read a token file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileRule {
+    /// Nobody but the owner.
+    OwnerOnly,
+    /// Whoever the service manager lets: for files under `$CREDENTIALS_DIRECTORY`.
+    ServiceManager,
+}
+
+/// A token file: a path, its rule, and what a pipe gave.
+#[derive(Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+    rule: FileRule,
+    /// A pipe can be read once only, so what it gave is kept.
+    piped: OnceLock<Secret>,
+}
+
+impl TokenFile {
+    /// A token file that has not been read yet.
+    pub fn new(path: PathBuf, rule: FileRule) -> TokenFile {
+        let piped = OnceLock::new();
+        TokenFile { path, rule, piped }
+    }
+
+    /// The path as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read(&self) -> Result<Secret, TokenError> {
+        if let Some(secret) = self.piped.get() {
+            return Ok(secret.clone());
+        }
+        let file = File::open(&self.path).map_err(|error| self.unreadable(error))?;
+        // Of the open file, not of the path: what is judged is what is read.
+        let metadata = file.metadata().map_err(|error| self.unreadable(error))?;
+        let is_pipe = metadata.file_type().is_fifo();
+        if !is_pipe {
+            self.check_rule(&metadata)?;
+        }
+        let secret = self.read_secret(file)?;
+        match is_pipe {
+            true => Ok(self.piped.get_or_init(|| secret).clone()),
+            false => Ok(secret),
+        }
+    }
+
+    fn check_rule(&self, metadata: &std::fs::Metadata) -> Result<(), TokenError> {
+        let path = self.path.clone();
+        let mode = metadata.permissions().mode() & 0o7777;
+        if !metadata.is_file() {
+            Err(TokenError::NotAFile { path })
+        } else if self.rule == FileRule::OwnerOnly && mode & MODE_OTHERS != 0 {
+            Err(TokenError::Exposed { path, mode })
+        } else {
+            Ok(())
+        }
+    }
+
+    fn read_secret(&self, file: File) -> Result<Secret, TokenError> {
+        let mut bytes = Vec::new();
+        file.take(TOKEN_BYTES_MAX + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.unreadable(error))?;
+        let path = || self.path.clone();
+        if bytes.len() as u64 > TOKEN_BYTES_MAX {
+            return Err(TokenError::TooLong { path: path() });
+        }
+        std::str::from_utf8(&bytes)
+            .map_err(|_| SecretFault::NotAscii)
+            .and_then(Secret::new)
+            .map_err(|fault| TokenError::Malformed {
+                path: path(),
+                fault,
+            })
+    }
+
+    fn unreadable(&self, cause: io::Error) -> TokenError {
+        let path = self.path.clone();
+        TokenError::Unreadable { path, cause }
+    }
+}
+
+/// Why a token file gave no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file cannot be opened or read.
+    #[error("read token file {}: {cause}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Group or others have rights on the file.
+    #[error("token file {} is open to others (mode {mode:04o})", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A folder or a device.
+    #[error("token file {} is neither a file nor a pipe", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// More than a token can have.
+    #[error("token file {} is longer than 64 KiB, so it holds no token", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What the file holds is no token.
+    #[error("token file {} holds no usable token: {fault}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: SecretFault,
+    },
+}
+
+impl TokenError {
+    /// What the user can do about it.
+    pub fn way_out(&self) -> String {
+        match self {
+            TokenError::Exposed { path, .. } => format!("run: chmod 600 {}", path.display()),
+            TokenError::Unreadable { path, .. } => {
+                format!(
+                    "check the path and who may read it: ls -l {}",
+                    path.display()
+                )
+            }
+            TokenError::NotAFile { .. }
+            | TokenError::TooLong { .. }
+            | TokenError::Malformed { .. } => {
+                "write the key, and nothing else, into a file of mode 0600 and name that file"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const KEY: &str = "sk-0123456789abcdef";
+
+    fn file(folder: &tempfile::TempDir, contents: &[u8], mode: u32) -> PathBuf {
+        let path = folder.path().join("api-key");
+        fs::write(&path, contents).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    fn source(path: PathBuf, rule: FileRule) -> TokenSource {
+        TokenSource::File(TokenFile::new(path, rule))
+    }
+
+    fn jwt(claims: &str) -> Secret {
+        let middle = URL_SAFE_NO_PAD.encode(claims);
+        Secret::new(&format!("eyJhbGciOiJIUzI1NiJ9.{middle}.c2ln")).unwrap()
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let secret = Secret::new(KEY).unwrap();
+        let shown = format!(
+            "{secret} {secret:?} {:?}",
+            TokenSource::Environment(secret.clone())
+        );
+        assert_eq!(shown, "[secret] [secret] Environment([secret])");
+        assert_eq!(secret.expose(), KEY);
+    }
+
+    #[test]
+    fn a_secret_is_trimmed_and_what_cannot_be_one_is_refused() {
+        assert_eq!(Secret::new(" \t key\r\n").unwrap().expose(), "key");
+        assert_eq!(Secret::new(" \n"), Err(SecretFault::Empty));
+        assert_eq!(Secret::new("a b"), Err(SecretFault::InnerSpace));
+        assert_eq!(Secret::new("a\nb"), Err(SecretFault::InnerSpace));
+        assert_eq!(Secret::new("a\u{7f}b"), Err(SecretFault::InnerSpace));
+        assert_eq!(Secret::new("schlüssel"), Err(SecretFault::NotAscii));
+    }
+
+    #[test]
+    fn a_jwt_tells_when_it_expires() {
+        let at = |seconds| Some(UNIX_EPOCH + Duration::from_secs_f64(seconds));
+        assert_eq!(
+            jwt_expiry(&jwt(r#"{"id":"x","exp":1700000000}"#)),
+            at(1.7e9)
+        );
+        assert_eq!(
+            jwt_expiry(&jwt(r#"{"exp":1700000000.5}"#)),
+            at(1_700_000_000.5)
+        );
+        for claims in [
+            r#"{"id":"x"}"#,
+            r#"{"exp":"soon"}"#,
+            r#"{"exp":-5}"#,
+            r#"{"exp":1e300}"#,
+            "x",
+        ] {
+            assert_eq!(jwt_expiry(&jwt(claims)), None, "{claims}");
+        }
+        for key in [KEY, "a.b", "a.b.c", "a.eyJleHAiOjF9.c.d"] {
+            assert_eq!(jwt_expiry(&Secret::new(key).unwrap()), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn keys_are_told_from_paths() {
+        assert!(looks_like_key("sk-abc"));
+        assert!(looks_like_key("eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.c2ln"));
+        for path in ["./sk-abc", "api-key", "/run/eyJ.a.b", "eyJ.key", "-"] {
+            assert!(!looks_like_key(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_again_at_each_call() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(&folder, b"first\n", 0o600);
+        let source = source(path.clone(), FileRule::OwnerOnly);
+        assert_eq!(source.read().unwrap().unwrap().expose(), "first");
+        fs::write(&path, "second").unwrap();
+        assert_eq!(source.read().unwrap().unwrap().expose(), "second");
+        assert!(source.can_change());
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        for mode in [0o640, 0o604, 0o660] {
+            let path = file(&folder, KEY.as_bytes(), mode);
+            let error = source(path.clone(), FileRule::OwnerOnly)
+                .read()
+                .unwrap_err();
+            assert!(
+                matches!(error, TokenError::Exposed { .. }),
+                "{mode:o}: {error}"
+            );
+            assert_eq!(
+                error.way_out(),
+                format!("run: chmod 600 {}", path.display())
+            );
+            assert!(source(path, FileRule::ServiceManager).read().is_ok());
+        }
+    }
+
+    #[test]
+    fn bad_contents_are_refused_without_showing_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = vec![b'x'; (TOKEN_BYTES_MAX + 1) as usize];
+        for contents in [&b""[..], b"sk-one sk-two", b"sk-\xff", &long] {
+            let path = file(&folder, contents, 0o600);
+            let error = source(path, FileRule::OwnerOnly).read().unwrap_err();
+            let shown = format!("{error} {error:?} {}", error.way_out());
+            assert!(!shown.contains("sk-") && !shown.contains("xxx"), "{shown}");
+        }
+        let error = source(folder.path().into(), FileRule::OwnerOnly)
+            .read()
+            .unwrap_err();
+        assert!(matches!(error, TokenError::NotAFile { .. }), "{error}");
+        let error = source(folder.path().join("none"), FileRule::OwnerOnly)
+            .read()
+            .unwrap_err();
+        assert!(error.to_string().contains("none"), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_is_read_once_and_remembered_whatever_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        let writer = path.clone();
+        let writer = std::thread::spawn(move || fs::write(writer, KEY).unwrap());
+        let source = source(path, FileRule::OwnerOnly);
+        assert_eq!(source.read().unwrap().unwrap().expose(), KEY);
+        writer.join().unwrap();
+        assert_eq!(source.read().unwrap().unwrap().expose(), KEY);
+        assert!(!source.can_change());
+    }
+}

@@ -1,0 +1,17 @@
+//! The small commands beside the filter: `check`, `models`, and `--dry-run`.
+
+pub mod check;
+pub mod dry_run;
+pub mod models;
+
+use std::io::Write as _;
+
+use crate::exit::{Exit, Stop};
+
+/// Writes one line to stdout.
+fn print(line: &str) -> Result<(), Stop> {
+    writeln!(std::io::stdout().lock(), "{line}").map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Stop::new(Exit::ReaderGone, ""),
+        _ => Stop::new(Exit::Io, format!("write standard output: {error}")),
+    })
+}

@@ -1,0 +1,306 @@
+//! What a run is to do, complete and checked.
+//!
+//! Invariant: a [`Config`] cannot exist invalid, and nothing changes it afterwards. It is made by [`build`] alone, from
+//! files, environment and flags. Knows no flag parser and opens nothing but configuration, certificates and keys.
+
+mod build;
+mod file;
+mod keys;
+mod values;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::api::token::TokenSource;
+use crate::api::{Dialect, Upstream};
+use crate::line::{Defaults, Format, InputForm};
+
+pub use build::{Environment, Flags, build};
+pub use file::{Layer, Timeouts};
+pub use values::{parse_allowance, parse_base_url, parse_bytes, parse_duration, parse_param};
+
+/// The service that is meant when nobody names one.
+pub const BASE_URL_DEFAULT: &str = "https://anvilgpt.rcac.purdue.edu/api";
+
+/// Everything that a run needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// What to do.
+    pub action: Action,
+    /// The service, and how to talk to it.
+    pub service: Service,
+    /// The bounds on concurrency and memory.
+    pub limits: Limits,
+    /// The bounds on time.
+    pub clocks: Clocks,
+    /// What a request gets that its own line does not say.
+    pub defaults: Defaults,
+    /// Where the request lines come from.
+    pub input: Input,
+    /// What becomes of the outcomes.
+    pub output: Output,
+    /// How much is told to people.
+    pub report: Report,
+    /// What was changed or ignored and should be told before the run; each is one line.
+    pub warnings: Vec<String>,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    /// Send every line, and write its completion.
+    #[default]
+    Filter,
+    /// Validate every line; send nothing.
+    DryRun,
+    /// Try configuration, connection, token and model, one after another.
+    Check,
+    /// List the models that the token may use.
+    Models,
+}
+
+/// The service, and how to talk to it.
+#[derive(Debug)]
+pub struct Service {
+    /// Http or https, without user, query and fragment, and without a slash at its end (but for a bare host, whose path
+    /// is always `/`: join with [`Service::url`]).
+    pub base_url: Url,
+    /// The dialect; `None` asks the service.
+    pub dialect: Option<Dialect>,
+    /// Whether replies are asked for as a stream.
+    pub upstream: Upstream,
+    /// Where the token comes from; it may be sent to the host of `base_url`.
+    pub token: Arc<TokenSource>,
+    /// The contents of the additional certificate files, one after another; empty when there are none.
+    pub ca_certificates_pem: Vec<u8>,
+}
+
+impl Service {
+    /// The base URL with a path behind it; `path` begins with a slash.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base_url.as_str().trim_end_matches('/'))
+    }
+}
+
+/// The bounds on concurrency and memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How many requests may be in flight at once.
+    pub concurrency: NonZeroUsize,
+    /// The longest request line, in bytes.
+    pub line_bytes_max: usize,
+    /// How much the reorder window may hold, in bytes.
+    pub window_bytes_max: usize,
+    /// The longest reply that is read, in bytes.
+    pub reply_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            // A good guest's: the service is shared with people who chat.
+            concurrency: NonZeroUsize::MIN.saturating_add(3),
+            line_bytes_max: 16 << 20,
+            window_bytes_max: 64 << 20,
+            reply_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// The bounds on time; none is zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clocks {
+    /// To connect, TLS included.
+    pub connect: Duration,
+    /// From sending a request to the first chunk of its reply: cold loads and queues are in it.
+    pub first_token: Duration,
+    /// Between two chunks of a reply.
+    pub between_chunks: Duration,
+    /// For a whole reply that is not streamed.
+    pub whole_reply: Duration,
+    /// For requests in flight to finish after the first signal.
+    pub drain: Duration,
+    /// How long an outage of the service is waited out.
+    pub outage_max: Duration,
+    /// How long to wait for another token when the old one is refused.
+    pub auth_wait: Duration,
+    /// The longest pause between two attempts of one request.
+    pub retry_delay_max: Duration,
+}
+
+impl Default for Clocks {
+    fn default() -> Clocks {
+        Clocks {
+            connect: Duration::from_secs(10),
+            first_token: Duration::from_secs(900),
+            between_chunks: Duration::from_secs(120),
+            whole_reply: Duration::from_secs(900),
+            drain: Duration::from_secs(25),
+            outage_max: Duration::from_secs(30 * 60),
+            auth_wait: Duration::from_secs(30 * 60),
+            retry_delay_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Where the request lines come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// The inputs in the order in which they are read; never empty.
+    pub files: Vec<InputFile>,
+    /// What a line is.
+    pub form: InputForm,
+    /// What ends a line.
+    pub separator: Separator,
+}
+
+/// One input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputFile {
+    /// Standard input.
+    Stdin,
+    /// A file or pipe by its name.
+    Path(PathBuf),
+}
+
+/// What ends a record, in input and in text output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Separator {
+    /// A line feed.
+    #[default]
+    Newline,
+    /// A NUL byte.
+    Nul,
+}
+
+/// What becomes of the outcomes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Output {
+    /// The form of an output line; `None` leaves it to the form of the request line.
+    pub format: Option<Format>,
+    /// The field of the input object that takes the answer; when it is there, `format` is `None`.
+    pub merge: Option<String>,
+    /// The file that collects the input lines that failed; never an input, never `meta`.
+    pub failed: Option<PathBuf>,
+    /// The order of the output lines.
+    pub order: Order,
+    /// The file that takes the summary as JSON.
+    pub meta: Option<PathBuf>,
+    /// How many lines may fail while the run still counts as answered.
+    pub allow_failed: Option<Allowance>,
+    /// How many lines may fail before the run stops early.
+    pub max_failed: Option<Allowance>,
+}
+
+/// The order of the output lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// As the request lines came.
+    #[default]
+    Input,
+    /// As the outcomes come.
+    Completion,
+}
+
+/// How many lines may fail.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Allowance {
+    /// So many lines.
+    Lines(u64),
+    /// So many of a hundred lines, from 0 to 100.
+    Percent(f64),
+}
+
+impl Allowance {
+    /// Whether `failed` of `total` lines are within the allowance; the allowance itself is within it.
+    pub fn permits(&self, failed: u64, total: u64) -> bool {
+        match *self {
+            Allowance::Lines(lines) => failed <= lines,
+            Allowance::Percent(percent) => {
+                // Percentages are rarely exact in binary: 1.15 % of 10,000 must still be 115.
+                let slack = total as f64 * 1e-9;
+                failed as f64 * 100.0 <= percent * total as f64 + slack
+            }
+        }
+    }
+}
+
+/// How much is told to people, on stderr.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// How much is told.
+    pub verbosity: Verbosity,
+    /// Whether progress is told even when stderr is not a terminal.
+    pub progress: bool,
+}
+
+/// How much is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Errors only.
+    Quiet,
+    /// Warnings and the summary too.
+    #[default]
+    Normal,
+    /// What happens to single requests too.
+    Verbose,
+    /// Everything.
+    Debug,
+}
+
+/// A dialect, or the wish to find it by asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+pub enum DialectChoice {
+    /// Ask the service.
+    #[serde(rename = "auto")]
+    Auto,
+    /// Open WebUI.
+    #[value(name = "open-webui")]
+    #[serde(rename = "open-webui")]
+    OpenWebUi,
+    /// The OpenAI API, as many servers speak it.
+    #[value(name = "openai")]
+    #[serde(rename = "openai")]
+    OpenAi,
+}
+
+impl DialectChoice {
+    /// The dialect when it is known.
+    pub fn dialect(self) -> Option<Dialect> {
+        match self {
+            DialectChoice::Auto => None,
+            DialectChoice::OpenWebUi => Some(Dialect::OpenWebUi),
+            DialectChoice::OpenAi => Some(Dialect::OpenAi),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let limits = Limits::default();
+        assert_eq!(limits.concurrency.get(), 4);
+        assert_eq!(limits.line_bytes_max, 16 * 1024 * 1024);
+        let clocks = Clocks::default();
+        assert_eq!(clocks.outage_max, Duration::from_secs(1800));
+        assert_eq!(clocks.drain, Duration::from_secs(25));
+    }
+
+    #[test]
+    fn an_allowance_permits_itself_and_no_more() {
+        let lines = Allowance::Lines(3);
+        assert!(lines.permits(3, 3) && !lines.permits(4, 1000));
+        let percent = Allowance::Percent(1.15);
+        assert!(percent.permits(115, 10_000) && !percent.permits(116, 10_000));
+        assert!(Allowance::Percent(0.0).permits(0, 0));
+        assert!(!Allowance::Percent(0.0).permits(1, 1_000_000));
+        assert!(Allowance::Percent(100.0).permits(7, 7));
+    }
+}

@@ -1,0 +1,181 @@
+//! The engine: turns requests into outcomes through one endpoint. Knows no line, file, spool or stdout.
+//!
+//! It pulls one request at a time from the mode's source when a slot, the gate and the breaker are free; it holds no
+//! queue of fresh work, only retries in a timer heap, whose number the mode bounds by what it lets out. A request
+//! travels with an opaque key, which comes back with its outcome: the mode owns policy, the engine owns mechanism.
+//! One task owns all state; there is no lock.
+
+mod attempt;
+mod core;
+mod errand;
+mod policy;
+mod ticket;
+#[cfg(test)]
+mod tests;
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::api::{Dialect, Upstream};
+use crate::line::{Outcome, Request};
+
+pub use self::core::run;
+
+/// Names a request to the mode that handed it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(pub u64);
+
+/// A request and the key it travels with.
+#[derive(Debug)]
+pub struct Work {
+    /// Comes back with the outcome.
+    pub key: Key,
+    /// What to ask.
+    pub request: Request,
+}
+
+/// What a mode gives to the engine and takes from it. All calls come from one task.
+pub trait Mode {
+    /// The next request; `None` when there will be none any more.
+    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>>;
+
+    /// A request is settled.
+    fn settle(&mut self, key: Key, request: &Request, outcome: Outcome);
+
+    /// A part of an answer, as it arrives. Asked for by [`Settings::deltas`].
+    fn delta(&mut self, delta: Delta);
+
+    /// Whether there is room for further deltas.
+    fn has_room(&self) -> bool;
+
+    /// Something happened that people may want to know.
+    fn event(&mut self, event: Event);
+
+    /// Lets the mode hear of its own output. Ready only when the run must stop at once.
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Nothing further is ready: what was settled should go out now.
+    fn idle(&mut self);
+}
+
+/// A part of an answer.
+#[derive(Debug)]
+pub struct Delta {
+    /// The request.
+    pub key: Key,
+    /// Its attempt, from 1; a higher one voids the deltas of the earlier.
+    pub attempt: u32,
+    /// The choice.
+    pub index: u64,
+    /// The API's delta, a JSON object.
+    pub delta: Box<str>,
+}
+
+/// Clocks of one attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks {
+    /// From sending to the first event of a stream.
+    pub first_token: Duration,
+    /// From one event of a stream to the next.
+    pub between_chunks: Duration,
+    /// From sending to the end, when the reply is not streamed.
+    pub whole_reply: Duration,
+}
+
+/// How the engine is to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Most requests in flight.
+    pub concurrency: usize,
+    /// How replies are asked for.
+    pub upstream: Upstream,
+    /// The endpoint's dialect; without one, the endpoint is asked.
+    pub dialect: Option<Dialect>,
+    /// Clocks of one attempt.
+    pub clocks: Clocks,
+    /// Largest reply.
+    pub reply_bytes_max: usize,
+    /// How long a service may be out before the run ends; without one, for ever.
+    pub outage_max: Option<Duration>,
+    /// How long a rejected token may take to be replaced.
+    pub auth_wait: Duration,
+    /// Longest wait between two attempts of a line.
+    pub retry_delay_max: Duration,
+    /// How long what is in flight may take once the run is stopping.
+    pub drain: Duration,
+    /// Whether the mode wants to see deltas.
+    pub deltas: bool,
+}
+
+/// What people may want to know while the engine runs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The endpoint's dialect was found out.
+    DialectFound(Dialect),
+    /// An attempt was sent; so many are now in flight.
+    Sent {
+        /// Requests in flight, this one included.
+        in_flight: usize,
+    },
+    /// An attempt ended; so many are still in flight.
+    Ended {
+        /// Requests in flight.
+        in_flight: usize,
+    },
+    /// A line will be tried again.
+    Retry {
+        /// Why.
+        reason: String,
+        /// When, from now.
+        delay: Duration,
+    },
+    /// Nothing is sent for a while.
+    Paused {
+        /// Why, and what ends it.
+        reason: String,
+    },
+    /// Requests are sent again.
+    Resumed,
+    /// Nothing new is sent; what is in flight may end.
+    Draining {
+        /// How many that are.
+        in_flight: usize,
+    },
+}
+
+/// Why the engine stopped before its source was exhausted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HaltCause {
+    /// The service refuses this kind of request outright.
+    ServiceRefuses,
+    /// Certificate, proxy or the like: no request will ever pass.
+    Misconfigured,
+    /// The token is rejected and will not be replaced.
+    TokenRejected,
+    /// The service was out for too long, or asks for too long a wait.
+    Outage,
+}
+
+/// Why and how the engine stopped early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halt {
+    /// The kind of cause.
+    pub cause: HaltCause,
+    /// What happened.
+    pub message: String,
+    /// What to do about it.
+    pub way_out: String,
+}
+
+/// How the engine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every request of the source is settled.
+    Complete,
+    /// Stopped early by its own judgement, after a drain.
+    Halted(Halt),
+    /// Stopped early from outside, after a drain.
+    Drained,
+    /// Stopped at once.
+    Aborted,
+}

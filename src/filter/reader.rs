@@ -1,0 +1,289 @@
+//! The input: named files in order, split into records on a thread of its own. Knows nothing of what a record means.
+//!
+//! Invariants: holds at most a few blocks, whatever comes in; a record that is too long is skipped to its end and
+//! reported with its number; a partial block goes out as soon as the source pauses, so that `tail -f` is live.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::Path;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+use crate::line::escape::for_people;
+
+const BLOCK_BYTES: usize = 256 << 10;
+/// Blocks that may wait for the engine.
+const BLOCKS_MAX: usize = 2;
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// One source of the input.
+#[derive(Debug)]
+pub struct Source {
+    /// What to call it.
+    pub name: String,
+    /// Where it comes from.
+    pub file: File,
+}
+
+/// One record of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its number in the whole input, blank ones counted, from 1.
+    pub line: u64,
+    /// Its bytes.
+    pub content: Content,
+}
+
+/// A record's bytes, as far as they were kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Where they lie in the block, without terminator.
+    Range(Range<usize>),
+    /// It was too long; so many bytes were skipped.
+    TooLong(u64),
+}
+
+/// A block of whole records.
+#[derive(Debug, Default)]
+pub struct Block {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// The records in them that are not blank.
+    pub records: Vec<Record>,
+}
+
+/// What the reader says at the end.
+#[derive(Debug)]
+pub struct End {
+    /// Records read, blank ones included.
+    pub lines: u64,
+    /// The hash of all bytes, when it was asked for.
+    pub sha256: Option<String>,
+    /// What went wrong, with file and line.
+    pub error: Option<String>,
+}
+
+/// What comes out of the reader.
+#[derive(Debug)]
+pub enum Input {
+    /// Records.
+    Block(Block),
+    /// There is no more.
+    End(End),
+}
+
+/// How the input is to be split.
+#[derive(Clone, Copy, Debug)]
+pub struct Split {
+    /// What ends a record: newline or NUL.
+    pub terminator: u8,
+    /// The longest record that is kept, in bytes.
+    pub line_bytes_max: usize,
+    /// Whether to hash what is read.
+    pub hash: bool,
+}
+
+/// Opens a named file for reading; a folder is refused here rather than at the first read.
+pub fn open(path: &Path) -> Result<Source, String> {
+    let name = for_people(&path.to_string_lossy(), 200);
+    let file = File::open(path).map_err(|error| format!("read {name}: {error}"))?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(format!("read {name}: it is a folder"));
+    }
+    Ok(Source { name, file })
+}
+
+/// Starts the reading thread.
+pub fn spawn(sources: Vec<Source>, split: Split) -> io::Result<mpsc::Receiver<Input>> {
+    let (sender, receiver) = mpsc::channel(BLOCKS_MAX);
+    std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
+        let end = read_all(sources, split, &sender);
+        // When nobody listens any more, nobody wants to know.
+        let _ = sender.blocking_send(Input::End(end));
+    })?;
+    Ok(receiver)
+}
+
+fn read_all(sources: Vec<Source>, split: Split, sender: &mpsc::Sender<Input>) -> End {
+    let mut splitter = Splitter::new(split);
+    let mut hash = split.hash.then(Sha256::new);
+    let mut error = None;
+    for mut source in sources {
+        match read_one(&mut source, &mut splitter, &mut hash, sender) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(cause) => {
+                error = Some(format!("read {} after line {}: {cause}", source.name, splitter.lines));
+                break;
+            }
+        }
+    }
+    End { lines: splitter.lines, sha256: hash.map(|hash| format!("{:x}", hash.finalize())), error }
+}
+
+/// Reads one source to its end; whether anybody still listens.
+fn read_one(source: &mut Source, splitter: &mut Splitter, hash: &mut Option<Sha256>, sender: &mpsc::Sender<Input>) -> io::Result<bool> {
+    let mut buffer = vec![0; BLOCK_BYTES];
+    splitter.at_start = true;
+    loop {
+        let length = match source.file.read(&mut buffer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let block = if length == 0 { splitter.finish() } else { splitter.feed(&buffer[..length]) };
+        if let Some(hash) = hash {
+            hash.update(&buffer[..length]);
+        }
+        if !block.records.is_empty() && sender.blocking_send(Input::Block(block)).is_err() {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(true);
+        }
+        if sender.is_closed() {
+            return Ok(false);
+        }
+    }
+}
+
+/// Splits bytes into records. Pure: how the bytes arrive in pieces never changes the records.
+#[derive(Debug)]
+struct Splitter {
+    split: Split,
+    lines: u64,
+    /// The start of a record whose end has not come.
+    partial: Vec<u8>,
+    /// Bytes of a record that is being skipped.
+    skipped: u64,
+    at_start: bool,
+}
+
+impl Splitter {
+    fn new(split: Split) -> Self {
+        Self { split, lines: 0, partial: Vec::new(), skipped: 0, at_start: true }
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Block {
+        let Some(last) = memchr::memrchr(self.split.terminator, bytes) else {
+            self.keep(bytes);
+            return Block::default();
+        };
+        let (whole, rest) = bytes.split_at(last + 1);
+        let mut joined = std::mem::take(&mut self.partial);
+        joined.extend_from_slice(whole);
+        let block = self.block(joined);
+        self.keep(rest);
+        block
+    }
+
+    /// The end of a source: what has no terminator is a record all the same.
+    fn finish(&mut self) -> Block {
+        if self.partial.is_empty() && self.skipped == 0 {
+            return Block::default();
+        }
+        let mut joined = std::mem::take(&mut self.partial);
+        joined.push(self.split.terminator);
+        self.block(joined)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.skipped > 0 {
+            self.skipped += bytes.len() as u64;
+            return;
+        }
+        self.partial.extend_from_slice(bytes);
+        // Room for what is taken off at the ends.
+        if self.partial.len() > self.split.line_bytes_max + BOM.len() + 1 {
+            self.skipped = self.partial.len() as u64;
+            self.partial = Vec::new();
+        }
+    }
+
+    fn block(&mut self, joined: Vec<u8>) -> Block {
+        let mut records = Vec::with_capacity(joined.len() / 256 + 1);
+        let mut start = 0;
+        for end in memchr::memchr_iter(self.split.terminator, &joined) {
+            self.lines += 1;
+            if let Some(content) = self.content(&joined, start..end) {
+                records.push(Record { line: self.lines, content });
+            }
+            self.at_start = false;
+            start = end + 1;
+        }
+        Block { bytes: joined.into(), records }
+    }
+
+    fn content(&mut self, bytes: &[u8], mut range: Range<usize>) -> Option<Content> {
+        if self.skipped > 0 {
+            return Some(Content::TooLong(std::mem::take(&mut self.skipped) + range.len() as u64));
+        }
+        if self.at_start && bytes[range.clone()].starts_with(BOM) {
+            range.start += BOM.len();
+        }
+        if self.split.terminator == b'\n' && bytes[range.clone()].ends_with(b"\r") {
+            range.end -= 1;
+        }
+        if bytes[range.clone()].iter().all(u8::is_ascii_whitespace) {
+            return None;
+        }
+        if range.len() > self.split.line_bytes_max {
+            return Some(Content::TooLong(range.len() as u64));
+        }
+        Some(Content::Range(range))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn records(pieces: &[&[u8]], terminator: u8, line_bytes_max: usize) -> Vec<(u64, Result<Vec<u8>, u64>)> {
+        let mut splitter = Splitter::new(Split { terminator, line_bytes_max, hash: false });
+        let mut blocks: Vec<Block> = pieces.iter().map(|piece| splitter.feed(piece)).collect();
+        blocks.push(splitter.finish());
+        blocks
+            .iter()
+            .flat_map(|block| {
+                block.records.iter().map(|record| match &record.content {
+                    Content::Range(range) => (record.line, Ok(block.bytes[range.clone()].to_vec())),
+                    Content::TooLong(bytes) => (record.line, Err(*bytes)),
+                })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn bom_crlf_blank_lines_and_a_missing_end_are_understood() {
+        let found = records(&[b"\xef\xbb\xbfa\r\n\r\n  \nb\n\nlast"], b'\n', 99);
+        let expected: [(u64, &[u8]); 3] = [(1, b"a"), (4, b"b"), (6, b"last")];
+        assert_eq!(found, expected.map(|(line, text)| (line, Ok(text.to_vec()))));
+    }
+
+    #[test]
+    fn a_long_record_is_skipped_and_the_next_one_is_whole() {
+        assert_eq!(records(&[b"a\n123456", b"789", b"0123456789\nb\n"], b'\n', 5), [(1, Ok(b"a".to_vec())), (2, Err(19)), (3, Ok(b"b".to_vec()))]);
+        assert_eq!(records(&[b"123456"], b'\n', 5), [(1, Err(6))]);
+        assert_eq!(records(&[b"12345\r\n"], b'\n', 5), [(1, Ok(b"12345".to_vec()))]);
+    }
+
+    #[test]
+    fn nul_separates_records_that_hold_newlines() {
+        assert_eq!(records(&[b"a\nb\0\0c\r"], 0, 99), [(1, Ok(b"a\nb".to_vec())), (3, Ok(b"c\r".to_vec()))]);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_never_matter(text in "[ab\\n\\r ]{0,60}", cuts in prop::collection::vec(0usize..60, 0..8), line_bytes_max in 1usize..9) {
+            let bytes = text.as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).chain([0, bytes.len()]).collect();
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(records(&pieces, b'\n', line_bytes_max), records(&[bytes], b'\n', line_bytes_max));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The one place that writes stdout. A thread writes whole buffers; the engine's task fills the next one meanwhile.
+//!
+//! Invariants: one buffer is under way at a time, so memory is bounded by what the window lets in; every failed write
+//! is reported, and after one nothing more is written. One wake-up serves many lines.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::sync::mpsc as thread_channel;
+use std::task::{Context, Poll};
+
+use tokio::sync::mpsc;
+
+/// What is buffered beyond this goes out without waiting for a pause.
+const BUFFER_BYTES: usize = 256 << 10;
+/// File systems (statfs(2) magic numbers) that report a full disk or quota only when the file is synced or closed:
+/// NFS, SMB, SMB2, Lustre, GPFS, FUSE, Ceph.
+const LATE_REPORTERS: [u64; 7] = [0x6969, 0x517b, 0xfe53_4d42, 0x0bd0_0bd0, 0x4750_4653, 0x6573_5546, 0x00c3_6400];
+
+/// Lines and bytes of one buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Lines whose window room it holds.
+    pub lines: usize,
+    /// Bytes of window room it holds.
+    pub bytes: usize,
+}
+
+/// The engine's side of the writer.
+#[derive(Debug)]
+pub struct Writer {
+    to_thread: Option<thread_channel::SyncSender<Vec<u8>>>,
+    from_thread: mpsc::UnboundedReceiver<io::Result<Vec<u8>>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    buffer: Vec<u8>,
+    buffered: Amount,
+    under_way: Option<Amount>,
+}
+
+impl Writer {
+    /// Starts the writing thread on stdout.
+    pub fn to_stdout() -> io::Result<Self> {
+        if !crate::stdout_probe::was_open() {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        Self::new(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+    }
+
+    fn new(mut file: File) -> io::Result<Self> {
+        let (to_thread, work) = thread_channel::sync_channel::<Vec<u8>>(1);
+        let (done, from_thread) = mpsc::unbounded_channel();
+        let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
+            for mut buffer in work {
+                let result = file.write_all(&buffer);
+                buffer.clear();
+                let failed = result.is_err();
+                if done.send(result.map(|()| buffer)).is_err() || failed {
+                    return;
+                }
+            }
+            if let Err(error) = settle(&file) {
+                let _ = done.send(Err(error));
+            }
+        })?;
+        Ok(Self { to_thread: Some(to_thread), from_thread, thread: Some(thread), buffer: Vec::new(), buffered: Amount::default(), under_way: None })
+    }
+
+    /// Takes one record and the window room it holds.
+    pub fn push(&mut self, record: &[u8], amount: Amount) {
+        self.buffer.extend_from_slice(record);
+        self.buffered.lines += amount.lines;
+        self.buffered.bytes += amount.bytes;
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.flush();
+        }
+    }
+
+    /// Hands the buffer on, unless another is still being written.
+    pub fn flush(&mut self) {
+        if self.under_way.is_some() || (self.buffer.is_empty() && self.buffered == Amount::default()) {
+            return;
+        }
+        let buffer = std::mem::take(&mut self.buffer);
+        self.under_way = Some(std::mem::take(&mut self.buffered));
+        // A thread that is gone has left its error behind.
+        if let Some(sender) = &self.to_thread {
+            let _ = sender.send(buffer);
+        }
+    }
+
+    /// Ready when a buffer was written (with its room), or could not be.
+    pub fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Amount>> {
+        let Poll::Ready(Some(result)) = self.from_thread.poll_recv(cx) else { return Poll::Pending };
+        Poll::Ready(result.map(|buffer| {
+            if self.buffer.is_empty() && buffer.capacity() <= 4 * BUFFER_BYTES {
+                self.buffer = buffer;
+            }
+            let amount = self.under_way.take().unwrap_or_default();
+            if self.buffer.len() >= BUFFER_BYTES {
+                self.flush();
+            }
+            amount
+        }))
+    }
+
+    /// Writes what is left, and waits until all of it is out. Called once, outside the engine.
+    pub async fn finish(mut self) -> io::Result<()> {
+        while self.under_way.is_some() || !self.buffer.is_empty() {
+            self.flush();
+            std::future::poll_fn(|cx| self.poll_written_or_gone(cx)).await?;
+        }
+        self.to_thread = None;
+        if let Some(Err(error)) = self.from_thread.recv().await {
+            return Err(error);
+        }
+        match self.thread.take().map(std::thread::JoinHandle::join) {
+            Some(Err(_)) => Err(io::Error::other("the writing thread panicked")),
+            _ => Ok(()),
+        }
+    }
+
+    fn poll_written_or_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.from_thread.is_closed() && self.from_thread.is_empty() {
+            return Poll::Ready(Err(io::Error::other("the writing thread ended early")));
+        }
+        self.poll_written(cx).map_ok(|_| ())
+    }
+}
+
+/// Lets file systems that report errors late report them now.
+fn settle(file: &File) -> io::Result<()> {
+    let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    let reports_late = rustix::fs::fstatfs(file).is_ok_and(|fs| LATE_REPORTERS.contains(&(fs.f_type as u64 & 0xffff_ffff)));
+    if regular && reports_late { file.sync_data() } else { Ok(()) }
+}

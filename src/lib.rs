@@ -1,0 +1,99 @@
+//! # anvil-filter: the architecture
+//!
+//! One engine turns requests into outcomes; the filter feeds it from stdin and writes what comes out to stdout. A
+//! daemon mode and a journal are meant to join it behind the same seams.
+//!
+//! ```text
+//! main → lib → cli → config
+//! filter, command → report, engine → flow, api → line
+//! ```
+//!
+//! Arrows point one way; an ordinary test (`tests/house.rs`) reads the sources and fails on one that runs back.
+//!
+//! | room | job | what it refuses to know |
+//! |---|---|---|
+//! | [`line`] | request lines to [`line::Request`], outcomes to completion lines; pure | servers, files, clocks |
+//! | [`api`] | dialects, streams, verdicts (pure); the transport (thin) | retries, order |
+//! | [`flow`] | limit, breaker, budget, backoff; pure, time is an argument | HTTP, lines |
+//! | [`engine`] | the core loop: slots, attempts, retries, halts | lines, files, stdout |
+//! | [`filter`] | reader → engine → window → writer, exit status | HTTP |
+//! | [`report`] | events to progress, summary, meta file | what anything means |
+//!
+//! ## Invariants
+//!
+//! - *Conservation*: a non-blank input line is admitted to the window once and leaves it once ([`filter`]).
+//! - *Bounded memory*: the reader holds two blocks, the window a number of lines and bytes, a reply its cap. Room in
+//!   the window comes back when bytes were written, and gates only what is let in.
+//! - *The engine pulls*: it holds no queue of fresh work. Retries wait in its timer heap, bounded by the window.
+//! - *One owner per state*: one task owns engine and mode; threads are only the reader, the writer and the display.
+//!   There is no lock on the way of a line, but for the one around counted names.
+//! - *A reply is an answer only when it holds up*: every doubt is a signal of its own ([`api::signal`]).
+//! - *One file writes stdout* (`filter/writer.rs`; the small commands print theirs in `command/mod.rs`), and one file
+//!   has unsafe code (`stdout_probe.rs`).
+
+pub mod api;
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod engine;
+pub mod exit;
+pub mod filter;
+pub mod flow;
+pub mod line;
+pub mod report;
+pub mod shutdown;
+pub mod stdout_probe;
+
+use std::io::Write as _;
+
+use cli::{Cli, CliExit};
+use config::{Action, Environment};
+use exit::{Exit, Stop};
+
+/// Runs the program with the process's own arguments and environment, and returns its status.
+pub fn run() -> Exit {
+    match cli::parse(std::env::args_os()) {
+        Ok(cli) => run_cli(cli).unwrap_or_else(|stop| tell(&stop)),
+        Err(CliExit::Help(text)) => print_help(&text),
+        Err(CliExit::Usage(stop)) => tell(&stop),
+    }
+}
+
+fn run_cli(cli: Cli) -> Result<Exit, Stop> {
+    if cli.reads_stdin_unasked() && filter::stdin_is_terminal() {
+        report::say(cli::short_usage());
+        return Ok(Exit::Usage);
+    }
+    let config = cli.into_config(&Environment::from_process())?;
+    report::start_log(config.report.verbosity);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Stop::new(Exit::Io, format!("start the runtime: {error}")))?;
+    let result = runtime.block_on(async {
+        match config.action {
+            Action::Filter => filter::run(config).await,
+            Action::DryRun => command::dry_run::run(config).await,
+            Action::Check => command::check::run(config).await,
+            Action::Models => command::models::run(config).await,
+        }
+    });
+    // A name look-up or a read of an idle stdin may still block a thread; nobody waits for it.
+    runtime.shutdown_background();
+    result
+}
+
+fn tell(stop: &Stop) -> Exit {
+    if stop.exit != Exit::ReaderGone {
+        report::say(&format!("anvil-filter: {stop}"));
+    }
+    stop.exit
+}
+
+fn print_help(text: &str) -> Exit {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => Exit::Answered,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::ReaderGone,
+        Err(_) => Exit::Io,
+    }
+}

@@ -1,0 +1,245 @@
+//! An answer: one `chat.completion` object as bytes, and where in it the parts lie that a completion line shows.
+//!
+//! Invariant: `body` is one line of JSON (no raw CR or LF), and every span lies within it. Reading an answer copies
+//! nothing; the content goes from the server's bytes into the output without being decoded.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// A part of an answer's body, as byte offsets; always a whole JSON value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    start: usize,
+    end: usize,
+}
+
+/// One choice of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The choice's number, from 0.
+    pub index: u64,
+    /// The text, a JSON string; absent or null when the model only called tools.
+    pub content: Option<Span>,
+    /// The model's thoughts, where the server shows them.
+    pub reasoning: Option<Span>,
+    /// Tool calls, a JSON array.
+    pub tool_calls: Option<Span>,
+    /// Why the model stopped, a JSON string.
+    pub finish_reason: Option<Span>,
+}
+
+/// A completion that holds up.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    body: Bytes,
+    /// At least one.
+    pub choices: Vec<Choice>,
+    /// The model that the server says it used.
+    pub model: Option<Box<str>>,
+    /// The server's usage object.
+    pub usage: Option<Span>,
+    /// Tokens counted by the server, 0 where it does not say.
+    pub tokens: Tokens,
+}
+
+/// Token counts of one answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Tokens of the prompt.
+    pub prompt: u64,
+    /// Tokens generated.
+    pub completion: u64,
+}
+
+#[derive(Deserialize)]
+struct WireReply<'a> {
+    #[serde(borrow, default)]
+    model: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    choices: Option<Vec<WireChoice<'a>>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    task_id: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireChoice<'a> {
+    #[serde(default)]
+    index: u64,
+    #[serde(borrow, default)]
+    finish_reason: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message: Option<WireMessage<'a>>,
+}
+
+#[derive(Deserialize)]
+struct WireMessage<'a> {
+    #[serde(borrow, default)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    reasoning: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    tool_calls: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireUsage<'a> {
+    #[serde(borrow, default)]
+    prompt_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    completion_tokens: Option<&'a RawValue>,
+}
+
+impl Answer {
+    /// Reads one whole `chat.completion` object. The error says in a few words why it is no completion.
+    pub fn parse(body: Bytes) -> Result<Self, String> {
+        let body = without_newlines(body);
+        let text = simdutf8::basic::from_utf8(&body).map_err(|_| "the reply is not UTF-8".to_owned())?;
+        if text.trim_ascii() == "null" {
+            return Err("the reply is null".to_owned());
+        }
+        let wire: WireReply<'_> =
+            serde_json::from_str(text).map_err(|error| format!("the reply is not a completion: {error}"))?;
+        refuse_what_is_no_answer(&wire)?;
+        let span = |raw: &RawValue| Span::of(text, raw);
+        let choices = wire.choices.unwrap_or_default().iter().map(|choice| read_choice(choice, &span)).collect::<Result<Vec<_>, _>>()?;
+        if choices.is_empty() {
+            return Err("the reply has no choices".to_owned());
+        }
+        let tokens = wire.usage.map(Tokens::read).unwrap_or_default();
+        let (model, usage) = (wire.model.map(|model| model.into()), wire.usage.map(span));
+        Ok(Self { choices, model, usage, tokens, body })
+    }
+
+    /// The whole `chat.completion` object: one line of JSON.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The bytes of one part.
+    pub fn part(&self, span: Span) -> &[u8] {
+        &self.body[span.start..span.end]
+    }
+
+    /// The bytes of one part, or `null`.
+    pub fn part_or_null(&self, span: Option<Span>) -> &[u8] {
+        span.map_or(b"null", |span| self.part(span))
+    }
+
+    /// Whether no choice brought text or a tool call.
+    pub fn is_empty(&self) -> bool {
+        let blank = |span: Option<Span>| matches!(self.part_or_null(span), b"null" | b"\"\"" | b"[]");
+        self.choices.iter().all(|choice| blank(choice.content) && blank(choice.tool_calls))
+    }
+
+    /// Whether a choice ended because its token limit was reached; `tokens_max` is the limit that was asked for, since
+    /// Open WebUI 0.6 calls a cut answer `stop`.
+    pub fn is_truncated(&self, tokens_max: Option<u64>) -> bool {
+        let cut = |choice: &Choice| self.part_or_null(choice.finish_reason) == b"\"length\"";
+        let full = tokens_max.is_some_and(|max| max > 0 && self.choices.len() == 1 && self.tokens.completion >= max);
+        full || self.choices.iter().any(cut)
+    }
+
+    /// Whether another model answered than the one that was asked for. `x` and `x:latest` are one model to Ollama.
+    pub fn is_other_model(&self, requested: &str) -> bool {
+        let bare = |name: &str| name.strip_suffix(":latest").unwrap_or(name).to_owned();
+        self.model.as_deref().is_some_and(|served| served != requested && bare(served) != bare(requested))
+    }
+}
+
+fn refuse_what_is_no_answer(wire: &WireReply<'_>) -> Result<(), String> {
+    if let Some(error) = wire.error {
+        return Err(format!("the reply is an error: {}", super::escape::for_people(error.get(), 300)));
+    }
+    if wire.task_id.is_some() && wire.choices.is_none() {
+        return Err("the service made a background task of the request; its answer never comes here".to_owned());
+    }
+    if wire.model.as_deref() == Some("ollama") {
+        return Err("the model failed while it answered (the service reports it as model \"ollama\")".to_owned());
+    }
+    Ok(())
+}
+
+fn read_choice(wire: &WireChoice<'_>, span: &impl Fn(&RawValue) -> Span) -> Result<Choice, String> {
+    let message = wire.message.as_ref().ok_or("a choice has no message")?;
+    Ok(Choice {
+        index: wire.index,
+        content: message.content.map(span),
+        reasoning: message.reasoning_content.or(message.reasoning).map(span),
+        tool_calls: message.tool_calls.map(span),
+        finish_reason: wire.finish_reason.map(span),
+    })
+}
+
+impl Span {
+    fn of(text: &str, raw: &RawValue) -> Self {
+        let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
+        Self { start, end: start + raw.get().len() }
+    }
+}
+
+impl Tokens {
+    /// Reads the two counts leniently: whatever is no whole number counts as 0.
+    fn read(usage: &RawValue) -> Self {
+        let Ok(wire) = serde_json::from_str::<WireUsage<'_>>(usage.get()) else { return Self::default() };
+        let count = |raw: Option<&RawValue>| raw.and_then(|raw| raw.get().parse().ok()).unwrap_or(0);
+        Self { prompt: count(wire.prompt_tokens), completion: count(wire.completion_tokens) }
+    }
+}
+
+/// JSON has no raw newline inside a string, so each one between tokens may become a blank.
+fn without_newlines(body: Bytes) -> Bytes {
+    if memchr::memchr2(b'\n', b'\r', &body).is_none() {
+        return body;
+    }
+    let blank = |byte: &u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
+    body.iter().map(blank).collect::<Vec<u8>>().trim_ascii_end().to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn answer(text: &'static str) -> Result<Answer, String> {
+        Answer::parse(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn parts_are_the_servers_own_bytes() {
+        let text = r#"{"model":"m","choices":[{"finish_reason":"stop","message":{"content":"\ud83d é"}}],"usage":{"prompt_tokens":4,"completion_tokens":8,"x":"N/A"}}"#;
+        let answer = answer(text).unwrap();
+        assert_eq!(answer.part_or_null(answer.choices[0].content), r#""\ud83d é""#.as_bytes());
+        assert_eq!(answer.tokens, Tokens { prompt: 4, completion: 8 });
+        assert!(!answer.is_empty() && !answer.is_truncated(None) && answer.is_truncated(Some(8)));
+    }
+
+    #[test]
+    fn a_pretty_printed_reply_becomes_one_line() {
+        let answer = answer("{\n \"choices\": [{\r\n\"message\":{\"content\":\"a\\nb\"}}]\n}\n").unwrap();
+        assert!(!answer.body().contains(&b'\n') && !answer.body().contains(&b'\r'));
+        assert_eq!(answer.part_or_null(answer.choices[0].content), br#""a\nb""#);
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused() {
+        for text in ["null", "", "{}", "[]", r#"{"choices":[]}"#, r#"{"error":{"message":"x"}}"#, r#"{"status":true,"task_id":"x"}"#,
+            r#"{"model":"ollama","choices":[{"message":{"content":""}}]}"#, r#"{"choices":[{}]}"#, r#"{"choices":[{"message":{"content":"cut"#] {
+            assert!(answer(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn latest_is_the_same_model() {
+        let answer = answer(r#"{"model":"llama3.1:latest","choices":[{"message":{"content":"a"}}]}"#).unwrap();
+        assert!(!answer.is_other_model("llama3.1") && !answer.is_other_model("llama3.1:latest") && answer.is_other_model("alias"));
+    }
+}

@@ -1,0 +1,85 @@
+//! `--meta FILE`: the summary as JSON, for scripts and for the methods section of a paper.
+//!
+//! Invariant: appears whole or not at all; holds settings and counts, never a prompt, an answer or a key.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::Reporter;
+use crate::config::{Config, InputFile};
+use crate::exit::{Exit, Stop};
+use crate::filter::reader::End;
+
+/// Writes the summary, when it was asked for.
+pub fn write(config: &Config, reporter: &Reporter, end: Option<&End>, unsettled: u64, exit: Exit) -> Result<(), Stop> {
+    let Some(path) = &config.output.meta else { return Ok(()) };
+    let value = summary(config, reporter, end, unsettled, exit);
+    publish(path, &value).map_err(|error| Stop::new(Exit::Io, format!("--meta: write {}: {error}", crate::line::escape::for_people(&path.to_string_lossy(), 200))))
+}
+
+fn summary(config: &Config, reporter: &Reporter, end: Option<&End>, unsettled: u64, exit: Exit) -> Value {
+    let counts = reporter.counts();
+    let (prompt, completion) = counts.tokens();
+    let map = |pairs: Vec<(String, u64)>| pairs.into_iter().map(|(name, count)| (name, Value::from(count))).collect::<Map<_, _>>();
+    let codes = counts.codes().into_iter().map(|(code, count)| (code.as_str().to_owned(), count)).collect();
+    let flags = counts.flags().iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "exit_status": exit.code(),
+        "input": {
+            "files": config.input.files.iter().map(name).collect::<Vec<_>>(),
+            "lines": end.map(|end| end.lines),
+            "sha256": end.and_then(|end| end.sha256.clone()),
+        },
+        "settings": settings(config),
+        "settled": counts.settled(),
+        "answered": counts.answered(),
+        "failed": counts.failed(),
+        "not_settled": unsettled,
+        "failed_by_code": map(codes),
+        "flags": map(flags),
+        "models_served": map(counts.models()),
+        "attempts": counts.attempts(),
+        "retries": counts.retries(),
+        "tokens": { "prompt": prompt, "completion": completion },
+        "began": humantime::format_rfc3339_millis(reporter.began_at()).to_string(),
+        "seconds": reporter.seconds(),
+    })
+}
+
+fn settings(config: &Config) -> Value {
+    let params: Map<String, Value> = config
+        .defaults
+        .params
+        .iter()
+        .map(|(name, value)| (name.clone(), serde_json::from_str(value.get()).unwrap_or(Value::Null)))
+        .collect();
+    json!({
+        "base_url": config.service.base_url.as_str(),
+        "model": config.defaults.model,
+        "system": config.defaults.system,
+        "params": params,
+        "concurrency": config.limits.concurrency.get(),
+        "upstream": format!("{:?}", config.service.upstream).to_lowercase(),
+    })
+}
+
+fn name(input: &InputFile) -> String {
+    match input {
+        InputFile::Stdin => "-".to_owned(),
+        InputFile::Path(path) => path.to_string_lossy().into_owned(),
+    }
+}
+
+fn publish(path: &Path, value: &Value) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let as_usual = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    let mut file = tempfile::Builder::new().permissions(as_usual).prefix(".anvil-filter-meta-").tempfile_in(folder)?;
+    serde_json::to_writer_pretty(&mut file, value)?;
+    file.write_all(b"\n")?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

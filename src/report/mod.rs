@@ -1,0 +1,133 @@
+//! The report: what people see on stderr. Only hears events; decides nothing.
+//!
+//! Invariants: nothing here writes stdout; text from outside is escaped before it is shown; no prompt, answer or key is
+//! ever shown.
+
+pub mod counts;
+pub mod meta;
+mod progress;
+mod summary;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime};
+
+use crate::config::{Config, Verbosity};
+use crate::engine::Event;
+use crate::exit::Exit;
+use crate::filter::reader::Source;
+use crate::line::completion::Flags;
+use crate::line::escape::for_people;
+use crate::line::{Failure, Outcome};
+
+pub use counts::Counts;
+use progress::Progress;
+
+/// Tells people how a run goes.
+#[derive(Debug)]
+pub struct Reporter {
+    verbosity: Verbosity,
+    counts: Arc<Counts>,
+    progress: Progress,
+    began: Instant,
+    began_at: SystemTime,
+    left_out: AtomicBool,
+}
+
+impl Reporter {
+    /// Begins to report a run: a bar on a terminal, lines where `--progress` asks for them.
+    pub fn start(config: &Config, sources: &[Source]) -> Self {
+        let counts = Arc::new(Counts::default());
+        let verbosity = config.report.verbosity;
+        let progress = Progress::start(&config.report, &counts, sources, config.input.separator);
+        let reporter = Self { verbosity, counts, progress, began: Instant::now(), began_at: SystemTime::now(), left_out: AtomicBool::new(false) };
+        config.warnings.iter().for_each(|warning| reporter.warn(warning));
+        reporter
+    }
+
+    /// What has been counted so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// When the run began.
+    pub fn began_at(&self) -> SystemTime {
+        self.began_at
+    }
+
+    /// Seconds since the run began.
+    pub fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// A line is settled.
+    pub fn settled(&self, outcome: &Outcome, flags: Flags) {
+        self.counts.settled_one(outcome, flags);
+    }
+
+    /// A line failed, in a format that has no place for the reason.
+    pub fn line_failed(&self, line: u64, failure: &Failure) {
+        self.say(&format!("line {line}: {failure}"));
+    }
+
+    /// A record that is too long cannot be kept for `--failed`.
+    pub fn left_out_of_failed(&self, line: u64, wanted: bool) {
+        if wanted && !self.left_out.swap(true, Ordering::Relaxed) {
+            self.warn(&format!("line {line} is too long to be kept: --failed leaves such lines out"));
+        }
+    }
+
+    /// Something happened in the engine.
+    pub fn event(&self, event: &Event) {
+        self.counts.event(event);
+        match event {
+            Event::Sent { .. } | Event::Ended { .. } => {}
+            Event::DialectFound(dialect) => tracing::info!(dialect = dialect.name(), "dialect found"),
+            Event::Retry { reason, delay } => tracing::info!(delay_seconds = delay.as_secs_f64(), reason = for_people(reason, 300), "retry"),
+            Event::Paused { reason } => self.warn(&format!("paused: {reason}")),
+            Event::Resumed => self.warn("the service answers again: going on"),
+            Event::Draining { in_flight: 0 } => {}
+            Event::Draining { in_flight } => self.warn(&format!("stopping: waiting for {in_flight} requests in flight")),
+        }
+    }
+
+    /// Tells a warning, unless that is not wanted.
+    pub fn warn(&self, message: &str) {
+        if self.verbosity > Verbosity::Quiet {
+            self.say(&format!("anvil-filter: {message}"));
+        }
+    }
+
+    /// The end: takes the bar away and tells the summary.
+    pub fn finish(&self, unsettled: u64, complete: bool, exit: Exit) {
+        self.progress.finish();
+        if self.verbosity > Verbosity::Quiet && exit != Exit::ReaderGone {
+            self.say(&summary::line(&self.counts, self.seconds(), unsettled, complete));
+        }
+    }
+
+    fn say(&self, message: &str) {
+        self.progress.suspended(|| say(message));
+    }
+}
+
+/// Writes one message to stderr. That it could not be told is no reason to stop.
+pub fn say(message: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{message}");
+}
+
+/// Whether stderr is a terminal.
+fn stderr_is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Sends the program's log to stderr when `-v` asks for it.
+pub fn start_log(verbosity: Verbosity) {
+    let level = match verbosity {
+        Verbosity::Quiet | Verbosity::Normal => return,
+        Verbosity::Verbose => tracing::Level::INFO,
+        Verbosity::Debug => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).with_ansi(stderr_is_terminal()).init();
+}

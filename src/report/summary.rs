@@ -1,0 +1,32 @@
+//! The one line at the end of a run.
+
+use super::Counts;
+
+/// How the run went: lines, answers, failures by code, flags, retries, tokens, wall time.
+pub fn line(counts: &Counts, seconds: f64, unsettled: u64, complete: bool) -> String {
+    let settled = counts.settled();
+    let mut parts = vec![format!("{} answered", counts.answered())];
+    if counts.failed() > 0 {
+        let codes: Vec<String> = counts.codes().iter().map(|(code, count)| format!("{} {count}", code.as_str())).collect();
+        parts.push(format!("{} failed ({})", counts.failed(), codes.join(", ")));
+    }
+    parts.extend(counts.flags().iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")));
+    if unsettled > 0 {
+        parts.push(format!("{unsettled} not settled"));
+    }
+    if counts.retries() > 0 {
+        parts.push(format!("{} retries", counts.retries()));
+    }
+    let (prompt, completion) = counts.tokens();
+    if prompt + completion > 0 {
+        parts.push(format!("{prompt} + {completion} tokens"));
+    }
+    let rate = completion as f64 / seconds.max(1e-9);
+    parts.push(format!("{seconds:.1} s"));
+    if completion > 0 {
+        parts.push(format!("{rate:.0} tokens/s"));
+    }
+    let stopped = if complete { "" } else { "stopped early: " };
+    let noun = if settled == 1 { "line" } else { "lines" };
+    format!("anvil-filter: {stopped}{settled} {noun}: {}", parts.join(", "))
+}
