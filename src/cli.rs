@@ -19,9 +19,8 @@ use serde_json::value::RawValue;
 use crate::api::Upstream;
 use crate::api::token::looks_like_key;
 use crate::config::{
-    Action, Allowance, Config, DialectChoice, Environment, Flags, Layer, Order, Report, Separator,
-    Timeouts, Verbosity, build, parse_allowance, parse_base_url, parse_bytes, parse_duration,
-    parse_param,
+    Action, Allowance, Config, DialectChoice, Environment, Flags, Layer, Order, Report, Separator, Timeouts, Verbosity,
+    build, parse_allowance, parse_base_url, parse_bytes, parse_duration, parse_param,
 };
 use crate::exit::{Stop, help_text};
 use crate::line::{Format, InputForm};
@@ -57,12 +56,7 @@ every user of this machine can read it there; treat it as known and have a new o
 
 /// Prompts in, completions out, through AnvilGPT or any OpenAI-compatible chat API
 #[derive(Debug, Parser)]
-#[command(
-    name = "anvil-filter",
-    bin_name = "anvil-filter",
-    version,
-    max_term_width = 100
-)]
+#[command(name = "anvil-filter", bin_name = "anvil-filter", version, max_term_width = 100)]
 #[command(override_usage = USAGE)]
 #[command(after_help = help_text(), after_long_help = format!("{EXAMPLES}\n\n{}", help_text()))]
 pub struct Cli {
@@ -237,9 +231,7 @@ where
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     refuse_keys(&arguments).map_err(CliExit::Usage)?;
     let mut command = Cli::command();
-    let matches = command
-        .try_get_matches_from_mut(arguments)
-        .map_err(cli_exit)?;
+    let matches = command.try_get_matches_from_mut(arguments).map_err(cli_exit)?;
     let cli = Cli::from_arg_matches(&matches).map_err(cli_exit)?;
     refuse_strays(&command, &matches).map_err(CliExit::Usage)?;
     cli.refuse_contradictions().map_err(CliExit::Usage)?;
@@ -265,29 +257,17 @@ fn refuse_keys(arguments: &[OsString]) -> Result<(), Stop> {
 
 fn cli_exit(error: clap::Error) -> CliExit {
     let text = error.render().to_string();
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    ) {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return CliExit::Help(text);
     }
     // What somebody pasted must not steer the terminal.
     let text: String = text
         .chars()
-        .map(|character| {
-            if character.is_control() && character != '\n' {
-                '?'
-            } else {
-                character
-            }
-        })
+        .map(|character| if character.is_control() && character != '\n' { '?' } else { character })
         .collect();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let (message, advice) = text.split_once("\n\n").unwrap_or((text, ""));
-    let tips = advice
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("tip:"));
+    let tips = advice.lines().map(str::trim).filter(|line| line.starts_with("tip:"));
     let mut way_out: String = tips.map(|tip| format!("{tip}\n")).collect();
     if error.kind() == ErrorKind::ArgumentConflict {
         way_out.push_str("leave one of the two out\n");
@@ -308,14 +288,9 @@ fn refuse_strays(command: &clap::Command, matches: &ArgMatches) -> Result<(), St
     match command.get_arguments().find(is_stray) {
         None => Ok(()),
         Some(stray) => {
-            let name = stray
-                .get_long()
-                .map_or("FILE".to_owned(), |long| format!("--{long}"));
-            Err(
-                Stop::usage(format!("`{subcommand}` takes no {name}")).way_out(format!(
-                    "leave {name} out; a file named {subcommand} is written ./{subcommand}"
-                )),
-            )
+            let name = stray.get_long().map_or("FILE".to_owned(), |long| format!("--{long}"));
+            Err(Stop::usage(format!("`{subcommand}` takes no {name}"))
+                .way_out(format!("leave {name} out; a file named {subcommand} is written ./{subcommand}")))
         }
     }
 }
@@ -335,19 +310,16 @@ impl Cli {
         if let (Some(_), Some(format)) = (&self.output.merge, self.output.format)
             && format != Format::Completion
         {
-            return Err(Stop::usage(
-                "--merge writes the input object, so --format cannot choose another form",
-            )
-            .way_out("leave one of the two out"));
+            return Err(Stop::usage("--merge writes the input object, so --format cannot choose another form")
+                .way_out("leave one of the two out"));
         }
         self.refuse_overwriting("--failed", self.output.failed.as_deref())?;
         self.refuse_overwriting("--meta", self.output.meta.as_deref())?;
         match (&self.output.failed, &self.output.meta) {
-            (Some(failed), Some(meta)) if is_same_file(failed, meta) => Err(Stop::usage(format!(
-                "--failed and --meta both name {}",
-                failed.display()
-            ))
-            .way_out("name two different files")),
+            (Some(failed), Some(meta)) if is_same_file(failed, meta) => {
+                Err(Stop::usage(format!("--failed and --meta both name {}", failed.display()))
+                    .way_out("name two different files"))
+            }
             _ => Ok(()),
         }
     }
@@ -356,16 +328,11 @@ impl Cli {
         let stdin = Path::new("/dev/stdin");
         let named = self.input.files.iter().map(PathBuf::as_path);
         let unasked = self.reads_stdin_unasked().then_some(stdin);
-        let mut inputs = named
-            .map(|file| if file == Path::new("-") { stdin } else { file })
-            .chain(unasked);
+        let mut inputs = named.map(|file| if file == Path::new("-") { stdin } else { file }).chain(unasked);
         match output {
             Some(output) if inputs.any(|input| is_same_file(input, output)) => {
-                Err(Stop::usage(format!(
-                    "{flag} {} is an input, and would overwrite it",
-                    output.display()
-                ))
-                .way_out(format!("name another file after {flag}")))
+                Err(Stop::usage(format!("{flag} {} is an input, and would overwrite it", output.display()))
+                    .way_out(format!("name another file after {flag}")))
             }
             _ => Ok(()),
         }
@@ -386,19 +353,11 @@ impl Cli {
             report: self.report.report(),
             config_file: self.service.config.take(),
             files: std::mem::take(&mut self.input.files),
-            separator: if self.input.null {
-                Separator::Nul
-            } else {
-                Separator::Newline
-            },
+            separator: if self.input.null { Separator::Nul } else { Separator::Newline },
             merge: self.output.merge.take(),
             failed: self.output.failed.take(),
             meta: self.output.meta.take(),
-            order: if self.output.unordered {
-                Order::Completion
-            } else {
-                Order::Input
-            },
+            order: if self.output.unordered { Order::Completion } else { Order::Input },
             allow_failed: self.output.allow_failed,
             max_failed: self.output.max_failed,
             layer: self.into_layer()?,
@@ -406,21 +365,9 @@ impl Cli {
     }
 
     fn into_layer(self) -> Result<Layer, Stop> {
-        let Cli {
-            input,
-            output,
-            service,
-            limits,
-            ..
-        } = self;
-        let base_url = service
-            .base_url
-            .map(|text| parse_base_url(&text))
-            .transpose();
-        let named = |stop: Stop| Stop {
-            message: format!("--base-url: {}", stop.message),
-            ..stop
-        };
+        let Cli { input, output, service, limits, .. } = self;
+        let base_url = service.base_url.map(|text| parse_base_url(&text)).transpose();
+        let named = |stop: Stop| Stop { message: format!("--base-url: {}", stop.message), ..stop };
         Ok(Layer {
             base_url: base_url.map_err(named)?,
             model: service.model,
@@ -465,10 +412,7 @@ impl ReportArgs {
             1 => Verbosity::Verbose,
             _ => Verbosity::Debug,
         };
-        Report {
-            verbosity,
-            progress: self.progress,
-        }
+        Report { verbosity, progress: self.progress }
     }
 }
 
@@ -494,8 +438,7 @@ mod tests {
     }
 
     fn config(line: &[&str]) -> Config {
-        let environment =
-            Environment::new(HashMap::new(), PathBuf::from("/nonexistent/config.toml"));
+        let environment = Environment::new(HashMap::new(), PathBuf::from("/nonexistent/config.toml"));
         let line = [&["--base-url=http://localhost:1"], line].concat();
         parsed(&line).unwrap().into_config(&environment).unwrap()
     }
@@ -586,12 +529,7 @@ mod tests {
         assert_eq!(config.action, Action::Filter);
         assert_eq!(config.defaults.model.as_deref(), Some("llama"));
         assert_eq!(config.defaults.system.as_deref(), Some("short"));
-        let params: Vec<_> = config
-            .defaults
-            .params
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
+        let params: Vec<_> = config.defaults.params.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(params, ["seed=1", "stop=\"a\""]);
         assert_eq!(config.service.dialect, Some(crate::api::Dialect::OpenWebUi));
         assert_eq!(config.service.upstream, Upstream::Whole);
@@ -619,37 +557,19 @@ mod tests {
         );
         let path = |name: &str| InputFile::Path(PathBuf::from(name));
         assert_eq!(config.input.files, [path("a"), InputFile::Stdin, path("b")]);
-        assert_eq!(
-            (config.input.form, config.input.separator),
-            (InputForm::Text, Separator::Nul)
-        );
+        assert_eq!((config.input.form, config.input.separator), (InputForm::Text, Separator::Nul));
         let output = config.output;
-        assert_eq!(
-            (output.format, output.order),
-            (Some(Format::Raw), Order::Completion)
-        );
-        assert_eq!(
-            (output.failed, output.meta),
-            (Some("f".into()), Some("m".into()))
-        );
+        assert_eq!((output.format, output.order), (Some(Format::Raw), Order::Completion));
+        assert_eq!((output.failed, output.meta), (Some("f".into()), Some("m".into())));
         assert_eq!(output.allow_failed, Some(Allowance::Lines(1)));
         assert_eq!(output.max_failed, Some(Allowance::Percent(5.0)));
-        assert_eq!(
-            config.report,
-            Report {
-                verbosity: Verbosity::Debug,
-                progress: true
-            }
-        );
+        assert_eq!(config.report, Report { verbosity: Verbosity::Debug, progress: true });
     }
 
     #[test]
     fn without_flags_the_documented_defaults_hold() {
         let config = config(&[]);
-        assert_eq!(
-            (config.limits, config.clocks),
-            (Limits::default(), Clocks::default())
-        );
+        assert_eq!((config.limits, config.clocks), (Limits::default(), Clocks::default()));
         assert_eq!(config.input.files, [InputFile::Stdin]);
         assert_eq!(config.output, Default::default());
         assert!(parsed(&[]).unwrap().reads_stdin_unasked());
@@ -659,14 +579,8 @@ mod tests {
 
     #[test]
     fn merge_takes_its_field_after_an_equals_sign_only() {
-        assert_eq!(
-            config(&["--merge"]).output.merge.as_deref(),
-            Some("completion")
-        );
-        assert_eq!(
-            config(&["--merge=answer"]).output.merge.as_deref(),
-            Some("answer")
-        );
+        assert_eq!(config(&["--merge"]).output.merge.as_deref(), Some("completion"));
+        assert_eq!(config(&["--merge=answer"]).output.merge.as_deref(), Some("answer"));
         let config = config(&["--merge", "file"]);
         assert_eq!(config.input.files, [InputFile::Path("file".into())]);
         refused(&["--merge="]);
@@ -678,10 +592,7 @@ mod tests {
 
     #[test]
     fn events_come_as_they_happen() {
-        assert_eq!(
-            config(&["--format", "events"]).output.order,
-            Order::Completion
-        );
+        assert_eq!(config(&["--format", "events"]).output.order, Order::Completion);
         assert_eq!(config(&["--format", "raw"]).output.order, Order::Input);
     }
 
@@ -734,15 +645,9 @@ mod tests {
             &["--nonsense=sk-hidden"],
         ] {
             let shown = refused(line);
-            assert!(
-                shown.contains("never put a key on the command line"),
-                "{line:?}: {shown}"
-            );
+            assert!(shown.contains("never put a key on the command line"), "{line:?}: {shown}");
             assert!(!shown.contains("hidden"), "{shown}");
-            assert!(
-                shown.contains("ANVILGPT_API_KEY") && shown.contains("--api-key-file FILE"),
-                "{shown}"
-            );
+            assert!(shown.contains("ANVILGPT_API_KEY") && shown.contains("--api-key-file FILE"), "{shown}");
         }
         parsed(&["--api-key-file", "./sk-file", "--auth-wait", "1s"]).unwrap();
     }
@@ -769,14 +674,8 @@ mod tests {
             &["-m", "x", "--connect-timeout", "1s", "-v", "check"],
         ] {
             let config = config(line);
-            assert_eq!(
-                (config.action, config.defaults.model.as_deref()),
-                (Action::Check, Some("x"))
-            );
-            assert_eq!(
-                (config.clocks.connect, config.report.verbosity),
-                (Duration::from_secs(1), Verbosity::Verbose)
-            );
+            assert_eq!((config.action, config.defaults.model.as_deref()), (Action::Check, Some("x")));
+            assert_eq!((config.clocks.connect, config.report.verbosity), (Duration::from_secs(1), Verbosity::Verbose));
         }
         assert_eq!(config(&["models", "-q"]).report.verbosity, Verbosity::Quiet);
         assert_eq!(config(&["--dry-run"]).action, Action::DryRun);
@@ -784,12 +683,8 @@ mod tests {
 
     #[test]
     fn a_bad_base_url_is_a_matter_of_configuration() {
-        let environment =
-            Environment::new(HashMap::new(), PathBuf::from("/nonexistent/config.toml"));
-        let stop = parsed(&["--base-url", "http://host.example"])
-            .unwrap()
-            .into_config(&environment)
-            .unwrap_err();
+        let environment = Environment::new(HashMap::new(), PathBuf::from("/nonexistent/config.toml"));
+        let stop = parsed(&["--base-url", "http://host.example"]).unwrap().into_config(&environment).unwrap_err();
         assert_eq!(stop.exit, Exit::Config);
         assert!(stop.message.starts_with("--base-url: "), "{stop}");
     }
@@ -797,15 +692,9 @@ mod tests {
     #[test]
     fn help_has_its_headings_examples_and_ends_with_the_exit_table() {
         let (long, short) = (help("--help"), help("-h"));
-        for heading in [
-            "Input:",
-            "Output:",
-            "Service:",
-            "Limits and clocks:",
-            "Reporting:",
-            "Examples:",
-            "Exit status:",
-        ] {
+        for heading in
+            ["Input:", "Output:", "Service:", "Limits and clocks:", "Reporting:", "Examples:", "Exit status:"]
+        {
             assert!(long.contains(heading), "{heading}");
         }
         let last = EXITS.last().unwrap().1;
@@ -819,56 +708,23 @@ mod tests {
     #[test]
     fn help_states_the_real_defaults() {
         let (limits, clocks) = (Limits::default(), Clocks::default());
-        let long = help("--help")
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ");
+        let long = help("--help").split_whitespace().collect::<Vec<_>>().join(" ");
         let has = |flag: &str, value: String| {
             let text = long.split(&format!("--{flag} <")).nth(1).unwrap();
-            let stated = text
-                .split("[default: ")
-                .nth(1)
-                .unwrap()
-                .split(']')
-                .next()
-                .unwrap();
+            let stated = text.split("[default: ").nth(1).unwrap().split(']').next().unwrap();
             assert_eq!(stated, value, "--{flag}");
         };
         has("concurrency", limits.concurrency.to_string());
-        has(
-            "max-line-bytes",
-            format!("{}M", limits.line_bytes_max >> 20),
-        );
-        has(
-            "window-bytes",
-            format!("{}M", limits.window_bytes_max >> 20),
-        );
-        has(
-            "max-reply-bytes",
-            format!("{}M", limits.reply_bytes_max >> 20),
-        );
-        has(
-            "max-outage",
-            format!("{}m", clocks.outage_max.as_secs() / 60),
-        );
+        has("max-line-bytes", format!("{}M", limits.line_bytes_max >> 20));
+        has("window-bytes", format!("{}M", limits.window_bytes_max >> 20));
+        has("max-reply-bytes", format!("{}M", limits.reply_bytes_max >> 20));
+        has("max-outage", format!("{}m", clocks.outage_max.as_secs() / 60));
         has("auth-wait", format!("{}m", clocks.auth_wait.as_secs() / 60));
-        has(
-            "max-retry-delay",
-            format!("{}s", clocks.retry_delay_max.as_secs()),
-        );
+        has("max-retry-delay", format!("{}s", clocks.retry_delay_max.as_secs()));
         has("connect-timeout", format!("{}s", clocks.connect.as_secs()));
-        has(
-            "first-token-timeout",
-            format!("{}s", clocks.first_token.as_secs()),
-        );
-        has(
-            "chunk-timeout",
-            format!("{}s", clocks.between_chunks.as_secs()),
-        );
-        has(
-            "reply-timeout",
-            format!("{}s", clocks.whole_reply.as_secs()),
-        );
+        has("first-token-timeout", format!("{}s", clocks.first_token.as_secs()));
+        has("chunk-timeout", format!("{}s", clocks.between_chunks.as_secs()));
+        has("reply-timeout", format!("{}s", clocks.whole_reply.as_secs()));
         has("drain-timeout", format!("{}s", clocks.drain.as_secs()));
     }
 }

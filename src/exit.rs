@@ -38,22 +38,13 @@ pub enum Exit {
 
 /// The one table: each status and what it means, in ascending order.
 pub const EXITS: &[(Exit, &str)] = &[
-    (
-        Exit::Answered,
-        "every line answered (or failures within --allow-failed)",
-    ),
+    (Exit::Answered, "every line answered (or failures within --allow-failed)"),
     (Exit::SomeFailed, "finished, some lines failed"),
     (Exit::Usage, "usage, or a refusal to overwrite"),
     (Exit::Input, "input unusable"),
-    (
-        Exit::Unavailable,
-        "the service refuses this kind of request (wrong URL, wrong API)",
-    ),
+    (Exit::Unavailable, "the service refuses this kind of request (wrong URL, wrong API)"),
     (Exit::Io, "reading or writing failed"),
-    (
-        Exit::Resumable,
-        "stopped early, run it again later (outage, --max-failed)",
-    ),
+    (Exit::Resumable, "stopped early, run it again later (outage, --max-failed)"),
     (Exit::TokenRejected, "token rejected"),
     (Exit::Config, "configuration"),
     (Exit::Interrupted, "interrupted (SIGINT), drained"),
@@ -76,9 +67,7 @@ impl From<Exit> for ExitCode {
 
 /// The exit table as a section of the help text.
 pub fn help_text() -> String {
-    let rows = EXITS
-        .iter()
-        .map(|(exit, meaning)| format!("\n  {:>3}  {meaning}", exit.code()));
+    let rows = EXITS.iter().map(|(exit, meaning)| format!("\n  {:>3}  {meaning}", exit.code()));
     format!("Exit status:{}", rows.collect::<String>())
 }
 
@@ -98,11 +87,7 @@ pub struct Stop {
 impl Stop {
     /// A stop with any status.
     pub fn new(exit: Exit, message: impl Into<String>) -> Stop {
-        Stop {
-            exit,
-            message: message.into(),
-            way_out: None,
-        }
+        Stop { exit, message: message.into(), way_out: None }
     }
 
     /// A stop because the command line makes no sense (64).
@@ -148,10 +133,7 @@ mod tests {
     fn the_help_shows_every_row() {
         let help = help_text();
         for (exit, meaning) in EXITS {
-            assert!(
-                help.contains(&format!("{:>3}  {meaning}", exit.code())),
-                "{exit:?} is missing"
-            );
+            assert!(help.contains(&format!("{:>3}  {meaning}", exit.code())), "{exit:?} is missing");
         }
     }
 

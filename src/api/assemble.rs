@@ -134,7 +134,10 @@ impl Assembler {
             self.done = true;
             return More::No;
         }
-        match simdutf8::basic::from_utf8(data).map_err(|_| "a chunk is not UTF-8".to_owned()).and_then(|text| self.chunk(text)) {
+        match simdutf8::basic::from_utf8(data)
+            .map_err(|_| "a chunk is not UTF-8".to_owned())
+            .and_then(|text| self.chunk(text))
+        {
             Ok(()) => More::Yes,
             Err(reason) => {
                 self.error = Some(reason);
@@ -149,7 +152,8 @@ impl Assembler {
     }
 
     fn chunk(&mut self, text: &str) -> Result<(), String> {
-        let chunk: Chunk<'_> = serde_json::from_str(text).map_err(|error| format!("a chunk is not a completion chunk: {error}"))?;
+        let chunk: Chunk<'_> =
+            serde_json::from_str(text).map_err(|error| format!("a chunk is not a completion chunk: {error}"))?;
         if let Some(error) = chunk.error {
             return Err(format!("the stream broke off with an error: {}", escape::for_people(error.get(), 300)));
         }
@@ -211,11 +215,16 @@ impl Assembler {
     /// Open WebUI 0.6 names the chunks of Ollama's models `<model>-<uuid>`; those always close with usage.
     fn is_ollama(&self) -> bool {
         let model = self.model.strip_suffix(b"\"").unwrap_or(&self.model);
-        model.len() > 1 && self.id.strip_prefix(model).is_some_and(|rest| rest.first() == Some(&b'-') && rest.len() == 38)
+        model.len() > 1
+            && self.id.strip_prefix(model).is_some_and(|rest| rest.first() == Some(&b'-') && rest.len() == 38)
     }
 
     fn render(&self) -> Vec<u8> {
-        let text: usize = self.choices.iter().map(|choice| choice.content.as_ref().map_or(0, Vec::len) + choice.reasoning.len()).sum();
+        let text: usize = self
+            .choices
+            .iter()
+            .map(|choice| choice.content.as_ref().map_or(0, Vec::len) + choice.reasoning.len())
+            .sum();
         let mut out = Vec::with_capacity(text + self.usage.len() + 384);
         out.push(b'{');
         for (name, value) in [("id", &self.id), ("created", &self.created), ("model", &self.model)] {
@@ -355,7 +364,8 @@ fn join_text(text: &mut Vec<u8>, value: &RawValue) -> Result<(), String> {
 
 /// Appends the inside of a JSON array.
 fn join_array(elements: &mut Vec<u8>, value: Option<&RawValue>) {
-    let inside = value.and_then(|value| value.get().strip_prefix('[')?.strip_suffix(']')).unwrap_or_default().trim_ascii();
+    let inside =
+        value.and_then(|value| value.get().strip_prefix('[')?.strip_suffix(']')).unwrap_or_default().trim_ascii();
     if inside.is_empty() {
         return;
     }

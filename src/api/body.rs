@@ -131,9 +131,15 @@ mod tests {
         let expected = r#"{"model":"x","messages":[],"temperature":0.10,"seed":7,"params":{ "seed":1,"temperature":0.10},"user":"u"}"#;
         assert_eq!(sent(line, Dialect::OpenWebUi, false), expected);
         let line = r#"{"model":"x","messages":[],"stop":["a"],"params":{}}"#;
-        assert_eq!(sent(line, Dialect::OpenWebUi, false), r#"{"model":"x","messages":[],"stop":["a"],"params":{"stop":["a"]}}"#);
+        assert_eq!(
+            sent(line, Dialect::OpenWebUi, false),
+            r#"{"model":"x","messages":[],"stop":["a"],"params":{"stop":["a"]}}"#
+        );
         let line = r#"{"model":"x","messages":[],"max_tokens":5}"#;
-        assert_eq!(sent(line, Dialect::OpenWebUi, true), r#"{"model":"x","messages":[],"max_tokens":5,"params":{"max_tokens":5},"stream":true}"#);
+        assert_eq!(
+            sent(line, Dialect::OpenWebUi, true),
+            r#"{"model":"x","messages":[],"max_tokens":5,"params":{"max_tokens":5},"stream":true}"#
+        );
     }
 
     #[test]
@@ -145,15 +151,22 @@ mod tests {
     #[test]
     fn streaming_is_asked_for_once_and_with_usage() {
         let line = r#"{"model":"x","messages":[],"stream":false,"stream_options":{"include_usage":false}}"#;
-        assert_eq!(sent(line, Dialect::OpenAi, true), r#"{"model":"x","messages":[],"stream":true,"stream_options":{"include_usage":false}}"#);
-        assert!(sent(r#"{"messages":[]}"#, Dialect::OpenAi, true).ends_with(r#""stream":true,"stream_options":{"include_usage":true}}"#));
+        assert_eq!(
+            sent(line, Dialect::OpenAi, true),
+            r#"{"model":"x","messages":[],"stream":true,"stream_options":{"include_usage":false}}"#
+        );
+        assert!(
+            sent(r#"{"messages":[]}"#, Dialect::OpenAi, true)
+                .ends_with(r#""stream":true,"stream_options":{"include_usage":true}}"#)
+        );
         assert!(sent(r#"{"messages":[]}"#, Dialect::OpenWebUi, true).ends_with(r#","stream":true}"#));
     }
 
     #[test]
     fn the_version_page_tells_the_dialect() {
         assert_eq!(Dialect::of_version_reply(200, br#"{"version":"0.6.13"}"#), Dialect::OpenWebUi);
-        for (status, body) in [(404, &br#"{"version":"1"}"#[..]), (200, b"<!doctype html>"), (200, b"{}"), (401, b"{}")] {
+        for (status, body) in [(404, &br#"{"version":"1"}"#[..]), (200, b"<!doctype html>"), (200, b"{}"), (401, b"{}")]
+        {
             assert_eq!(Dialect::of_version_reply(status, body), Dialect::OpenAi);
         }
     }

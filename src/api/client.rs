@@ -52,7 +52,9 @@ impl ApiClient {
     pub fn new(settings: Settings) -> Result<Self, String> {
         let url = |path: &str| Url::parse(&format!("{}{path}", settings.base_url.as_str().trim_end_matches('/')));
         let urls = (url("/chat/completions"), url("/version"), url("/models"));
-        let (Ok(chat_url), Ok(version_url), Ok(models_url)) = urls else { return Err(format!("{} cannot be a base URL", settings.base_url)) };
+        let (Ok(chat_url), Ok(version_url), Ok(models_url)) = urls else {
+            return Err(format!("{} cannot be a base URL", settings.base_url));
+        };
         let secret = settings.token.read().map_err(|error| error.to_string())?;
         let client = build(&settings)?;
         let authorization = RefCell::new(secret.as_ref().map(bearer).transpose()?);
@@ -116,7 +118,8 @@ impl ReplyBody for ClientBody {
 }
 
 fn bearer(secret: &Secret) -> Result<HeaderValue, String> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose())).map_err(|_| "the key has characters that no header may have".to_owned())?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))
+        .map_err(|_| "the key has characters that no header may have".to_owned())?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -140,7 +143,8 @@ fn build(settings: &Settings) -> Result<Client, String> {
         .tcp_nodelay(true)
         .tcp_keepalive(KEEPALIVE);
     let builder = if settings.base_url.scheme() == "https" {
-        let extra = reqwest::Certificate::from_pem_bundle(&settings.ca_certificates_pem).map_err(|error| format!("--ca-cert: {}", causes(&error)))?;
+        let extra = reqwest::Certificate::from_pem_bundle(&settings.ca_certificates_pem)
+            .map_err(|error| format!("--ca-cert: {}", causes(&error)))?;
         builder.https_only(true).tls_certs_merge(extra)
     } else {
         // Reading the platform's certificates takes longer than a whole request over plain http.
@@ -152,15 +156,23 @@ fn build(settings: &Settings) -> Result<Client, String> {
 fn from_send_error(error: &reqwest::Error) -> TransportError {
     let text = causes(error);
     if certificate_error(error) {
-        return TransportError::Misconfigured(format!("{text}; if the service has a private certificate authority, name it by --ca-cert"));
+        return TransportError::Misconfigured(format!(
+            "{text}; if the service has a private certificate authority, name it by --ca-cert"
+        ));
     }
     if error.is_connect() {
         let lower = text.to_ascii_lowercase();
         let proxy_refuses = lower.contains("proxy auth");
-        return if proxy_refuses { TransportError::Misconfigured(format!("the proxy wants to know who you are (407): {text}")) } else { TransportError::NotSent(text) };
+        return if proxy_refuses {
+            TransportError::Misconfigured(format!("the proxy wants to know who you are (407): {text}"))
+        } else {
+            TransportError::NotSent(text)
+        };
     }
     match hyper_error(error) {
-        Some(cause) if cause.is_parse() => TransportError::NotHttp(format!("the reply is not HTTP that can be taken: {text}")),
+        Some(cause) if cause.is_parse() => {
+            TransportError::NotHttp(format!("the reply is not HTTP that can be taken: {text}"))
+        }
         Some(cause) if cause.is_canceled() => TransportError::NotSent(text),
         _ if error.is_builder() => TransportError::Misconfigured(text),
         _ => TransportError::Lost(text),
@@ -170,7 +182,10 @@ fn from_send_error(error: &reqwest::Error) -> TransportError {
 /// Whether the server's certificate (rather than the way to it) is what is wrong.
 fn certificate_error(error: &reqwest::Error) -> bool {
     chain(error).any(|cause| {
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let inner = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
         matches!(cause.downcast_ref::<rustls::Error>().or(inner), Some(rustls::Error::InvalidCertificate(_)))
     })
 }
@@ -179,7 +194,9 @@ fn hyper_error(error: &reqwest::Error) -> Option<&hyper::Error> {
     chain(error).find_map(|cause| cause.downcast_ref::<hyper::Error>())
 }
 
-fn chain<'e>(error: &'e (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+fn chain<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
@@ -192,5 +209,9 @@ fn causes(error: &reqwest::Error) -> String {
             parts.push(text);
         }
     }
-    if parts.is_empty() { "the request failed".to_owned() } else { crate::line::escape::for_people(&parts.join(": "), 300) }
+    if parts.is_empty() {
+        "the request failed".to_owned()
+    } else {
+        crate::line::escape::for_people(&parts.join(": "), 300)
+    }
 }

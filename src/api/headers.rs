@@ -42,7 +42,8 @@ impl Head {
     pub fn read(status: u16, headers: &HeaderMap, now: SystemTime) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let content_type = text(CONTENT_TYPE).unwrap_or_default();
-        let starts = |prefix: &str| content_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+        let starts =
+            |prefix: &str| content_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
         let kind = match () {
             () if starts("text/event-stream") => ContentKind::EventStream,
             () if starts("text/html") => ContentKind::Html,
@@ -65,7 +66,8 @@ fn wait(status: u16, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     // On a success only an exhausted quota says to wait.
     let refused = !(200..300).contains(&status);
     let after = headers.get(RETRY_AFTER).filter(|_| refused).and_then(|value| retry_after(value.to_str().ok()?, date));
-    let after_ms = text("retry-after-ms").filter(|_| refused).and_then(seconds).map(|milliseconds| milliseconds / 1000.0);
+    let after_ms =
+        text("retry-after-ms").filter(|_| refused).and_then(seconds).map(|milliseconds| milliseconds / 1000.0);
     let after_ms = after_ms.and_then(positive);
     let quotas = ["", "-requests", "-tokens"].into_iter().filter_map(|suffix| {
         let remaining = text(&format!("x-ratelimit-remaining{suffix}"))?.trim().parse::<f64>().ok()?;
@@ -94,7 +96,10 @@ pub fn reset(value: &str, date: SystemTime) -> Option<Duration> {
             positive(epoch - since_epoch)
         }
         Some(seconds) => positive(seconds),
-        None => humantime::parse_duration(value.trim()).ok().or_else(|| fractional_seconds(value)).filter(|wait| !wait.is_zero()),
+        None => humantime::parse_duration(value.trim())
+            .ok()
+            .or_else(|| fractional_seconds(value))
+            .filter(|wait| !wait.is_zero()),
     }
 }
 

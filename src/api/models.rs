@@ -32,7 +32,8 @@ pub fn parse(body: &[u8]) -> Result<Vec<String>, String> {
     let names = match serde_json::from_slice::<WireOpenWebUiList>(body) {
         Ok(list) => list.data.into_iter().map(|model| model.id).collect::<Vec<_>>(),
         Err(_) => {
-            let list: WireList = serde_json::from_slice(body).map_err(|error| format!("not a list of models: {error}"))?;
+            let list: WireList =
+                serde_json::from_slice(body).map_err(|error| format!("not a list of models: {error}"))?;
             list.data.into_iter().map(|model| model.id).collect()
         }
     };

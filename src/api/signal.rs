@@ -72,7 +72,9 @@ pub enum Body {
 pub fn judge(head: &Head, body: Body) -> Signal {
     match head.status {
         200..=299 => success(head, body),
-        300..=399 => Signal::Redirect(head.location.as_deref().map_or_else(|| "nowhere".to_owned(), |to| for_people(to, 200))),
+        300..=399 => {
+            Signal::Redirect(head.location.as_deref().map_or_else(|| "nowhere".to_owned(), |to| for_people(to, 200)))
+        }
         status => refusal(status, &message_of(&body_bytes(body))),
     }
 }
@@ -87,7 +89,9 @@ fn body_bytes(body: Body) -> Bytes {
 fn success(head: &Head, body: Body) -> Signal {
     let bytes = match body {
         Body::TooLarge => return Signal::TooLarge("the reply is larger than --max-reply-bytes".to_owned()),
-        _ if head.encoded => return Signal::Invalid("the reply is compressed, though that was not asked for".to_owned()),
+        _ if head.encoded => {
+            return Signal::Invalid("the reply is compressed, though that was not asked for".to_owned());
+        }
         Body::Stream(Err(reason)) => return Signal::Invalid(reason),
         Body::Stream(Ok(assembled)) => assembled.into(),
         Body::Whole(bytes) => bytes,
@@ -124,7 +128,8 @@ fn refusal(status: u16, message: &str) -> Signal {
 
 /// Open WebUI 0.6 wraps whatever went wrong behind it as 400 with the status in front of the text.
 fn bad_request(message: &str, text: String) -> Signal {
-    let inner = message.get(..3).and_then(|digits| digits.parse::<u16>().ok()).filter(|_| message[3..].starts_with(": "));
+    let inner =
+        message.get(..3).and_then(|digits| digits.parse::<u16>().ok()).filter(|_| message[3..].starts_with(": "));
     if is_model_not_found(message) {
         return Signal::ModelNotFound(text);
     }

@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn comments_other_fields_and_line_ends_are_understood() {
-        let stream = b"\xef\xbb\xbf: hello\r\nevent: x\r\ndata: a\r\n\r\ndata:b\ndata: c\nid: 7\n\n\n\nretry: 1\n\ndata: d\n";
+        let stream =
+            b"\xef\xbb\xbf: hello\r\nevent: x\r\ndata: a\r\n\r\ndata:b\ndata: c\nid: 7\n\n\n\nretry: 1\n\ndata: d\n";
         assert_eq!(decode(&[stream]), ["a", "b\nc", "d"]);
         assert_eq!(decode(&[b"data: half a line"]), Vec::<String>::new());
     }
@@ -109,7 +110,10 @@ mod tests {
     fn the_sink_can_stop_the_stream() {
         let mut decoder = Decoder::default();
         let mut seen = 0;
-        assert!(!decoder.feed(b"data: a\n\ndata: b\n\n", &mut |_| { seen += 1; false }));
+        assert!(!decoder.feed(b"data: a\n\ndata: b\n\n", &mut |_| {
+            seen += 1;
+            false
+        }));
         assert_eq!(seen, 1);
     }
 

@@ -188,9 +188,7 @@ impl TokenFile {
 
     fn read_secret(&self, file: File) -> Result<Secret, TokenError> {
         let mut bytes = Vec::new();
-        file.take(TOKEN_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| self.unreadable(error))?;
+        file.take(TOKEN_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| self.unreadable(error))?;
         let path = || self.path.clone();
         if bytes.len() as u64 > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong { path: path() });
@@ -198,10 +196,7 @@ impl TokenFile {
         std::str::from_utf8(&bytes)
             .map_err(|_| SecretFault::NotAscii)
             .and_then(Secret::new)
-            .map_err(|fault| TokenError::Malformed {
-                path: path(),
-                fault,
-            })
+            .map_err(|fault| TokenError::Malformed { path: path(), fault })
     }
 
     fn unreadable(&self, cause: io::Error) -> TokenError {
@@ -257,16 +252,10 @@ impl TokenError {
         match self {
             TokenError::Exposed { path, .. } => format!("run: chmod 600 {}", path.display()),
             TokenError::Unreadable { path, .. } => {
-                format!(
-                    "check the path and who may read it: ls -l {}",
-                    path.display()
-                )
+                format!("check the path and who may read it: ls -l {}", path.display())
             }
-            TokenError::NotAFile { .. }
-            | TokenError::TooLong { .. }
-            | TokenError::Malformed { .. } => {
-                "write the key, and nothing else, into a file of mode 0600 and name that file"
-                    .to_owned()
+            TokenError::NotAFile { .. } | TokenError::TooLong { .. } | TokenError::Malformed { .. } => {
+                "write the key, and nothing else, into a file of mode 0600 and name that file".to_owned()
             }
         }
     }
@@ -299,10 +288,7 @@ mod tests {
     #[test]
     fn a_secret_is_never_printed() {
         let secret = Secret::new(KEY).unwrap();
-        let shown = format!(
-            "{secret} {secret:?} {:?}",
-            TokenSource::Environment(secret.clone())
-        );
+        let shown = format!("{secret} {secret:?} {:?}", TokenSource::Environment(secret.clone()));
         assert_eq!(shown, "[secret] [secret] Environment([secret])");
         assert_eq!(secret.expose(), KEY);
     }
@@ -320,21 +306,9 @@ mod tests {
     #[test]
     fn a_jwt_tells_when_it_expires() {
         let at = |seconds| Some(UNIX_EPOCH + Duration::from_secs_f64(seconds));
-        assert_eq!(
-            jwt_expiry(&jwt(r#"{"id":"x","exp":1700000000}"#)),
-            at(1.7e9)
-        );
-        assert_eq!(
-            jwt_expiry(&jwt(r#"{"exp":1700000000.5}"#)),
-            at(1_700_000_000.5)
-        );
-        for claims in [
-            r#"{"id":"x"}"#,
-            r#"{"exp":"soon"}"#,
-            r#"{"exp":-5}"#,
-            r#"{"exp":1e300}"#,
-            "x",
-        ] {
+        assert_eq!(jwt_expiry(&jwt(r#"{"id":"x","exp":1700000000}"#)), at(1.7e9));
+        assert_eq!(jwt_expiry(&jwt(r#"{"exp":1700000000.5}"#)), at(1_700_000_000.5));
+        for claims in [r#"{"id":"x"}"#, r#"{"exp":"soon"}"#, r#"{"exp":-5}"#, r#"{"exp":1e300}"#, "x"] {
             assert_eq!(jwt_expiry(&jwt(claims)), None, "{claims}");
         }
         for key in [KEY, "a.b", "a.b.c", "a.eyJleHAiOjF9.c.d"] {
@@ -367,17 +341,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for mode in [0o640, 0o604, 0o660] {
             let path = file(&folder, KEY.as_bytes(), mode);
-            let error = source(path.clone(), FileRule::OwnerOnly)
-                .read()
-                .unwrap_err();
-            assert!(
-                matches!(error, TokenError::Exposed { .. }),
-                "{mode:o}: {error}"
-            );
-            assert_eq!(
-                error.way_out(),
-                format!("run: chmod 600 {}", path.display())
-            );
+            let error = source(path.clone(), FileRule::OwnerOnly).read().unwrap_err();
+            assert!(matches!(error, TokenError::Exposed { .. }), "{mode:o}: {error}");
+            assert_eq!(error.way_out(), format!("run: chmod 600 {}", path.display()));
             assert!(source(path, FileRule::ServiceManager).read().is_ok());
         }
     }
@@ -392,13 +358,9 @@ mod tests {
             let shown = format!("{error} {error:?} {}", error.way_out());
             assert!(!shown.contains("sk-") && !shown.contains("xxx"), "{shown}");
         }
-        let error = source(folder.path().into(), FileRule::OwnerOnly)
-            .read()
-            .unwrap_err();
+        let error = source(folder.path().into(), FileRule::OwnerOnly).read().unwrap_err();
         assert!(matches!(error, TokenError::NotAFile { .. }), "{error}");
-        let error = source(folder.path().join("none"), FileRule::OwnerOnly)
-            .read()
-            .unwrap_err();
+        let error = source(folder.path().join("none"), FileRule::OwnerOnly).read().unwrap_err();
         assert!(error.to_string().contains("none"), "{error}");
     }
 

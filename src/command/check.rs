@@ -41,20 +41,30 @@ async fn resolve(config: &Config) -> Result<(), Stop> {
         return print(&format!("name           --   left to the proxy {proxy}"));
     }
     let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await;
-    let addresses: Vec<String> = found.map(|list| list.map(|address| address.ip().to_string()).collect()).unwrap_or_default();
+    let addresses: Vec<String> =
+        found.map(|list| list.map(|address| address.ip().to_string()).collect()).unwrap_or_default();
     match addresses.first() {
         Some(first) => print(&format!("name           ok   {host} is {first}")),
-        None => Err(Stop::new(Exit::Resumable, format!("the name {host} cannot be resolved"))
-            .way_out("check the spelling of --base-url and the network; on a compute node, see whether it needs https_proxy")),
+        None => Err(Stop::new(Exit::Resumable, format!("the name {host} cannot be resolved")).way_out(
+            "check the spelling of --base-url and the network; on a compute node, see whether it needs https_proxy",
+        )),
     }
 }
 
 /// The proxy that the environment names for a scheme, without credentials.
 fn proxy_of(scheme: &str) -> Option<String> {
-    let names = [format!("{scheme}_proxy"), format!("{}_PROXY", scheme.to_uppercase()), "all_proxy".to_owned(), "ALL_PROXY".to_owned()];
+    let names = [
+        format!("{scheme}_proxy"),
+        format!("{}_PROXY", scheme.to_uppercase()),
+        "all_proxy".to_owned(),
+        "ALL_PROXY".to_owned(),
+    ];
     let value = names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
     let url = url::Url::parse(&value).ok();
-    Some(url.and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))).unwrap_or_else(|| "of the environment".to_owned()))
+    Some(
+        url.and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)))
+            .unwrap_or_else(|| "of the environment".to_owned()),
+    )
 }
 
 async fn connect(config: &Config, client: &ApiClient) -> Result<Dialect, Stop> {
@@ -65,8 +75,11 @@ async fn connect(config: &Config, client: &ApiClient) -> Result<Dialect, Stop> {
         Ok::<_, TransportError>((reply.head.status, body))
     };
     let (status, body) = asked.await.map_err(|error| match error {
-        TransportError::Misconfigured(message) => Stop::config(message).way_out("check --ca-cert and the proxy variables"),
-        other => Stop::new(Exit::Resumable, format!("cannot connect: {other}")).way_out("see whether the service is up, and whether this machine may reach it (firewall, https_proxy)"),
+        TransportError::Misconfigured(message) => {
+            Stop::config(message).way_out("check --ca-cert and the proxy variables")
+        }
+        other => Stop::new(Exit::Resumable, format!("cannot connect: {other}"))
+            .way_out("see whether the service is up, and whether this machine may reach it (firewall, https_proxy)"),
     })?;
     let secure = if config.service.base_url.scheme() == "https" { "TLS" } else { "plain http" };
     print(&format!("connection     ok   {secure}, {} ms", began.elapsed().as_millis()))?;
@@ -89,18 +102,23 @@ fn token_text(source: &TokenSource) -> String {
 
 fn choose_model(config: &Config, names: &[String]) -> Result<String, Stop> {
     let Some(model) = &config.defaults.model else {
-        return names.first().cloned().ok_or_else(|| Stop::new(Exit::Unavailable, "the service lists no model").way_out("ask its administrators whether a model is shared with your account"));
+        return names.first().cloned().ok_or_else(|| {
+            Stop::new(Exit::Unavailable, "the service lists no model")
+                .way_out("ask its administrators whether a model is shared with your account")
+        });
     };
     if names.is_empty() || models::contains(names, model) {
         return Ok(model.clone());
     }
-    Err(Stop::config(format!("the service has no model {model}")).way_out(format!("name one of: {}", models::few(names))))
+    Err(Stop::config(format!("the service has no model {model}"))
+        .way_out(format!("name one of: {}", models::few(names))))
 }
 
 async fn complete(config: &Config, client: &ApiClient, dialect: Dialect, model: &str) -> Result<(), Stop> {
     let mut defaults = config.defaults.clone();
     defaults.model = Some(model.to_owned());
-    let request = Request::parse(br#"{"prompt":"Say ok.","max_tokens":8}"#, InputForm::Json, &defaults).map_err(|bad| Stop::config(bad.failure.to_string()))?;
+    let request = Request::parse(br#"{"prompt":"Say ok.","max_tokens":8}"#, InputForm::Json, &defaults)
+        .map_err(|bad| Stop::config(bad.failure.to_string()))?;
     let began = Instant::now();
     let asked = async {
         let mut reply = client.post_chat(render(&request.chat, dialect, false)).await?;
@@ -113,11 +131,17 @@ async fn complete(config: &Config, client: &ApiClient, dialect: Dialect, model: 
             began.elapsed().as_secs_f64(),
             answer.tokens.prompt,
             answer.tokens.completion,
-            answer.model.as_ref().map(|served| format!(", served by {}", crate::line::escape::for_people(served, 80))).unwrap_or_default()
+            answer
+                .model
+                .as_ref()
+                .map(|served| format!(", served by {}", crate::line::escape::for_people(served, 80)))
+                .unwrap_or_default()
         )),
         Ok(Ok(signal)) => Err(refused(&signal)),
-        Ok(Err(error)) => Err(Stop::new(Exit::Resumable, format!("the completion failed: {error}")).way_out("try again; if it stays, tell the administrators of the service")),
-        Err(_) => Err(Stop::new(Exit::Resumable, "no completion in time").way_out("the service may be overloaded or loading the model: try again later")),
+        Ok(Err(error)) => Err(Stop::new(Exit::Resumable, format!("the completion failed: {error}"))
+            .way_out("try again; if it stays, tell the administrators of the service")),
+        Err(_) => Err(Stop::new(Exit::Resumable, "no completion in time")
+            .way_out("the service may be overloaded or loading the model: try again later")),
     }
 }
 

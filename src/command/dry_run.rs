@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::print;
-use crate::api::body::{render, streams};
 use crate::api::Dialect;
+use crate::api::body::{render, streams};
 use crate::config::Config;
 use crate::exit::{Exit, Stop};
 use crate::filter::reader::{self, Content, End, Input};
@@ -34,7 +34,8 @@ struct Survey {
 /// Reads all of the input.
 pub async fn run(config: Config) -> Result<Exit, Stop> {
     let sources = open_sources(&config)?;
-    let mut input = reader::spawn(sources, split(&config)).map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
+    let mut input = reader::spawn(sources, split(&config))
+        .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
     let mut survey = Survey::default();
     let mut end = None;
     while let Some(next) = input.recv().await {
@@ -78,12 +79,23 @@ impl Survey {
             Form::Text => "plain text",
         };
         *self.forms.entry(form).or_default() += 1;
-        for field in std::str::from_utf8(request.chat.json()).ok().and_then(|json| Fields::parse(json).ok()).unwrap_or_default().0 {
+        for field in std::str::from_utf8(request.chat.json())
+            .ok()
+            .and_then(|json| Fields::parse(json).ok())
+            .unwrap_or_default()
+            .0
+        {
             count(&mut self.sent, &field.0);
         }
         if request.form == Form::Prompt {
-            let own = std::str::from_utf8(content).ok().and_then(|text| Fields::parse(text.trim_ascii()).ok()).unwrap_or_default();
-            own.0.iter().filter(|(name, _)| name != "prompt" && !PROMPT_FIELDS.contains(&name.as_ref())).for_each(|(name, _)| count(&mut self.kept, name));
+            let own = std::str::from_utf8(content)
+                .ok()
+                .and_then(|text| Fields::parse(text.trim_ascii()).ok())
+                .unwrap_or_default();
+            own.0
+                .iter()
+                .filter(|(name, _)| name != "prompt" && !PROMPT_FIELDS.contains(&name.as_ref()))
+                .for_each(|(name, _)| count(&mut self.kept, name));
         }
         if self.first_body.is_none() {
             let dialect = config.service.dialect.unwrap_or(Dialect::OpenWebUi);
@@ -95,7 +107,11 @@ impl Survey {
     fn print(&self, config: &Config, end: Option<&End>) -> Result<(), Stop> {
         let good: u64 = self.forms.values().sum();
         let read = end.map_or(0, |end| end.lines);
-        print(&format!("{read} lines read: {good} good, {} bad, {} blank; nothing was sent", self.bad, read.saturating_sub(good + self.bad)))?;
+        print(&format!(
+            "{read} lines read: {good} good, {} bad, {} blank; nothing was sent",
+            self.bad,
+            read.saturating_sub(good + self.bad)
+        ))?;
         for (form, lines) in &self.forms {
             print(&format!("  {lines} x {form}"))?;
         }

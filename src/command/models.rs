@@ -39,7 +39,9 @@ pub async fn fetch(client: &ApiClient) -> Result<Vec<String>, Stop> {
     let reply = tokio::time::timeout(LIST_MAX, fetched).await;
     let (status, body) = match reply {
         Ok(Ok(reply)) => reply,
-        Ok(Err(crate::api::TransportError::Misconfigured(message))) => return Err(Stop::config(message).way_out("check --base-url, --ca-cert and the proxy variables")),
+        Ok(Err(crate::api::TransportError::Misconfigured(message))) => {
+            return Err(Stop::config(message).way_out("check --base-url, --ca-cert and the proxy variables"));
+        }
         Ok(Err(error)) => return Err(unreachable(&error.to_string())),
         Err(_) => return Err(unreachable(&format!("no answer within {}", humantime::format_duration(LIST_MAX)))),
     };
@@ -73,5 +75,6 @@ pub async fn no_model(client: &ApiClient) -> Stop {
         Ok(_) => nothing_listed().message,
         Err(stop) => stop.message,
     };
-    Stop::config("no model: neither the first line nor the configuration names one; nothing was sent").way_out(format!("name one by -m MODEL, ANVILGPT_MODEL, or a \"model\" in each line; {offered}"))
+    Stop::config("no model: neither the first line nor the configuration names one; nothing was sent")
+        .way_out(format!("name one by -m MODEL, ANVILGPT_MODEL, or a \"model\" in each line; {offered}"))
 }

@@ -141,9 +141,7 @@ impl Layer {
             max_retry_delay: self.max_retry_delay.or(lower.max_retry_delay),
             params,
             timeouts: self.timeouts.over(lower.timeouts),
-            limits: Ceilings {
-                concurrency: self.limits.concurrency.or(lower.limits.concurrency),
-            },
+            limits: Ceilings { concurrency: self.limits.concurrency.or(lower.limits.concurrency) },
         }
     }
 }
@@ -169,12 +167,7 @@ pub fn load(path: &Path, home: Option<&Path>) -> Result<Option<Layer>, Stop> {
     let mut bytes = Vec::new();
     match File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)) {
         Ok(_) => {}
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
         Err(error) => return Err(unreadable(error.to_string())),
@@ -185,11 +178,7 @@ pub fn load(path: &Path, home: Option<&Path>) -> Result<Option<Layer>, Stop> {
     let text = std::str::from_utf8(&bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
     let mut layer = parse(text, path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    for file in layer
-        .api_key_file
-        .iter_mut()
-        .chain(layer.ca_cert.iter_mut().flatten())
-    {
+    for file in layer.api_key_file.iter_mut().chain(layer.ca_cert.iter_mut().flatten()) {
         *file = resolved(file, folder, home);
     }
     Ok(Some(layer))
@@ -206,12 +195,8 @@ fn parse(text: &str, path: &Path) -> Result<Layer, Stop> {
     // Not the error's own display: it quotes the line, and the line may hold a key.
     let wrong = |error: toml::de::Error| {
         let line = line_of(text, error.span().map_or(0, |span| span.start));
-        Stop::config(format!(
-            "{}, line {line}: {}",
-            path.display(),
-            error.message()
-        ))
-        .way_out("correct that line, or take it out")
+        Stop::config(format!("{}, line {line}: {}", path.display(), error.message()))
+            .way_out("correct that line, or take it out")
     };
     let table = DeTable::parse(text).map_err(wrong)?;
     if let Some((key, offset)) = unknown_key(table.get_ref(), "") {
@@ -221,11 +206,7 @@ fn parse(text: &str, path: &Path) -> Result<Layer, Stop> {
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    1 + text
-        .bytes()
-        .take(offset)
-        .filter(|byte| *byte == b'\n')
-        .count()
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
 /// The first key that nobody knows, with its tables before it, and the offset at which it stands.
@@ -242,13 +223,8 @@ fn unknown_key(table: &DeTable<'_>, prefix: &str) -> Option<(String, usize)> {
 
 fn unknown(key: &str, path: &Path, line: usize) -> Stop {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().replace('-', "_");
-    let likeness = |known: &str| {
-        strsim::jaro_winkler(&last(key), &last(known)).max(strsim::jaro_winkler(key, known))
-    };
-    let nearest = KEYS
-        .iter()
-        .copied()
-        .max_by(|left, right| likeness(left).total_cmp(&likeness(right)));
+    let likeness = |known: &str| strsim::jaro_winkler(&last(key), &last(known)).max(strsim::jaro_winkler(key, known));
+    let nearest = KEYS.iter().copied().max_by(|left, right| likeness(left).total_cmp(&likeness(right)));
     let nearest = nearest.unwrap_or_default();
     let nearest = match nearest.split_once('.') {
         Some((table, name)) => format!("`{name}` in [{table}]"),
@@ -256,16 +232,13 @@ fn unknown(key: &str, path: &Path, line: usize) -> Stop {
     };
     let key: String = key.escape_debug().collect();
     let place = path.display();
-    Stop::config(format!("{place}, line {line}: unknown key `{key}`")).way_out(format!(
-        "did you mean {nearest}? Otherwise take the line out"
-    ))
+    Stop::config(format!("{place}, line {line}: unknown key `{key}`"))
+        .way_out(format!("did you mean {nearest}? Otherwise take the line out"))
 }
 
 fn base_url<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Url>, D::Error> {
     let stop = |stop: Stop| D::Error::custom(stop.to_string().replace('\n', "; "));
-    parse_base_url(&String::deserialize(input)?)
-        .map(Some)
-        .map_err(stop)
+    parse_base_url(&String::deserialize(input)?).map(Some).map_err(stop)
 }
 
 fn filled<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
@@ -307,9 +280,7 @@ fn bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error>
 }
 
 fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
-    parse_duration(&String::deserialize(input)?)
-        .map(Some)
-        .map_err(D::Error::custom)
+    parse_duration(&String::deserialize(input)?).map(Some).map_err(D::Error::custom)
 }
 
 fn params<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(String, Box<RawValue>)>, D::Error> {
@@ -319,8 +290,7 @@ fn params<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(String, Box<RawVal
         .map(|(key, value)| {
             check_param_key(&key)?;
             let value = json(value).map_err(|cause| format!("parameter `{key}`: {cause}"))?;
-            let value =
-                RawValue::from_string(value.to_string()).map_err(|error| error.to_string())?;
+            let value = RawValue::from_string(value.to_string()).map_err(|error| error.to_string())?;
             Ok((key, value))
         })
         .collect::<Result<_, String>>()
@@ -332,18 +302,13 @@ fn json(value: toml::Value) -> Result<serde_json::Value, String> {
         toml::Value::String(text) => text.into(),
         toml::Value::Integer(number) => number.into(),
         toml::Value::Boolean(truth) => truth.into(),
-        toml::Value::Float(number) => serde_json::Number::from_f64(number)
-            .ok_or("JSON has no such number")?
-            .into(),
+        toml::Value::Float(number) => serde_json::Number::from_f64(number).ok_or("JSON has no such number")?.into(),
         toml::Value::Datetime(_) => {
             return Err("JSON has no dates; write it as a string".to_owned());
         }
         toml::Value::Array(items) => items.into_iter().map(json).collect::<Result<_, _>>()?,
         toml::Value::Table(table) => serde_json::Value::Object(
-            table
-                .into_iter()
-                .map(|(key, item)| Ok((key, json(item)?)))
-                .collect::<Result<_, String>>()?,
+            table.into_iter().map(|(key, item)| Ok((key, json(item)?))).collect::<Result<_, String>>()?,
         ),
     })
 }
@@ -396,25 +361,11 @@ concurrency = 8
         assert_eq!(layer.max_line_bytes, Some(1 << 20));
         assert_eq!(layer.timeouts.drain, Some(Duration::from_secs(5)));
         assert_eq!(layer.max_retry_delay, Some(Duration::from_millis(500)));
-        let params: Vec<_> = layer
-            .params
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        assert_eq!(
-            params,
-            [
-                r#"nested={"on":true,"seed":1}"#,
-                r#"stop=["a","b"]"#,
-                "temperature=0.5"
-            ]
-        );
+        let params: Vec<_> = layer.params.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(params, [r#"nested={"on":true,"seed":1}"#, r#"stop=["a","b"]"#, "temperature=0.5"]);
         for key in KEYS {
             let name = key.rsplit('.').next().unwrap();
-            assert!(
-                WHOLE.contains(&format!("\n{name} =")) || WHOLE.contains(&format!("[{name}]")),
-                "{key}"
-            );
+            assert!(WHOLE.contains(&format!("\n{name} =")) || WHOLE.contains(&format!("[{name}]")), "{key}");
         }
     }
 
@@ -423,29 +374,13 @@ concurrency = 8
         for (text, key, line, nearest) in [
             ("model = 'x'\nmodle = 'x'", "modle", 2, "`model`"),
             ("base-url = 'x'", "base-url", 1, "`base_url`"),
-            (
-                "[timeouts]\n\nfirst-token = '1s'",
-                "timeouts.first-token",
-                3,
-                "`first_token` in [timeouts]",
-            ),
-            (
-                "first_token = '1s'",
-                "first_token",
-                1,
-                "`first_token` in [timeouts]",
-            ),
+            ("[timeouts]\n\nfirst-token = '1s'", "timeouts.first-token", 3, "`first_token` in [timeouts]"),
+            ("first_token = '1s'", "first_token", 1, "`first_token` in [timeouts]"),
             ("[limit]\nconcurrency = 1", "limit", 1, "`limits`"),
         ] {
             let shown = refused(text);
-            assert!(
-                shown.contains(&format!("c.toml, line {line}: unknown key `{key}`")),
-                "{shown}"
-            );
-            assert!(
-                shown.contains(&format!("did you mean {nearest}?")),
-                "{shown}"
-            );
+            assert!(shown.contains(&format!("c.toml, line {line}: unknown key `{key}`")), "{shown}");
+            assert!(shown.contains(&format!("did you mean {nearest}?")), "{shown}");
         }
     }
 
@@ -496,22 +431,12 @@ concurrency = 8
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         assert!(load(&path, None).unwrap().is_none());
-        std::fs::write(
-            &path,
-            "api_key_file = 'key'\nca_cert = ['/etc/a.pem', '~/b.pem']",
-        )
-        .unwrap();
+        std::fs::write(&path, "api_key_file = 'key'\nca_cert = ['/etc/a.pem', '~/b.pem']").unwrap();
         let layer = load(&path, Some(Path::new("/home/me"))).unwrap().unwrap();
         assert_eq!(layer.api_key_file, Some(folder.path().join("key")));
-        assert_eq!(
-            layer.ca_cert.unwrap(),
-            [Path::new("/etc/a.pem"), Path::new("/home/me/b.pem")]
-        );
+        assert_eq!(layer.ca_cert.unwrap(), [Path::new("/etc/a.pem"), Path::new("/home/me/b.pem")]);
         let stop = load(folder.path(), None).unwrap_err().to_string();
-        assert!(
-            stop.contains(&folder.path().display().to_string()),
-            "{stop}"
-        );
+        assert!(stop.contains(&folder.path().display().to_string()), "{stop}");
         std::fs::write(&path, b"model = '\xff'").unwrap();
         assert!(load(&path, None).unwrap_err().to_string().contains("UTF-8"));
     }
@@ -520,19 +445,10 @@ concurrency = 8
     fn an_upper_layer_wins_value_by_value() {
         let layer = |text| parse(text, Path::new("c.toml")).unwrap();
         let upper = layer("model = 'upper'\n[params]\na = 1\n[timeouts]\nchunk = '1s'");
-        let lower = layer(
-            "model = 'lower'\nsystem = 's'\n[params]\na = 2\nb = 2\n[timeouts]\nreply = '2s'",
-        );
+        let lower = layer("model = 'lower'\nsystem = 's'\n[params]\na = 2\nb = 2\n[timeouts]\nreply = '2s'");
         let merged = upper.over(lower);
-        assert_eq!(
-            (merged.model.as_deref(), merged.system.as_deref()),
-            (Some("upper"), Some("s"))
-        );
-        let params: Vec<_> = merged
-            .params
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
+        assert_eq!((merged.model.as_deref(), merged.system.as_deref()), (Some("upper"), Some("s")));
+        let params: Vec<_> = merged.params.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(params, ["b=2", "a=1"]);
         assert!(merged.timeouts.chunk.is_some() && merged.timeouts.reply.is_some());
     }

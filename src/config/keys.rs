@@ -49,40 +49,26 @@ impl Keys<'_> {
     /// Whether the keys that are not tied to one place belong to the host of a base URL.
     fn trusts(&self, base_url: &Url) -> bool {
         let default = Url::parse(BASE_URL_DEFAULT).ok();
-        default
-            .iter()
-            .chain(&self.base_urls)
-            .any(|url| url.host() == base_url.host())
+        default.iter().chain(&self.base_urls).any(|url| url.host() == base_url.host())
     }
 
     fn found(&self) -> Result<Option<Found>, Stop> {
         let exists = |path: &PathBuf| path.try_exists().unwrap_or(true);
         let credential = self.environment.folder("CREDENTIALS_DIRECTORY");
-        let files = [credential, self.environment.user_folder()]
-            .into_iter()
-            .flatten();
+        let files = [credential, self.environment.user_folder()].into_iter().flatten();
         Ok(match self.environment.text("ANVILGPT_API_KEY")? {
             Some(text) => Some(Found::Variable(text)),
-            None => files
-                .map(|folder| folder.join("api-key"))
-                .find(exists)
-                .map(Found::File),
+            None => files.map(|folder| folder.join("api-key")).find(exists).map(Found::File),
         })
     }
 
     fn open(&self, found: Found) -> Result<TokenSource, Stop> {
         match found {
             Found::File(path) => self.file(&path),
-            Found::Variable(text) => {
-                Secret::new(&text)
-                    .map(TokenSource::Environment)
-                    .map_err(|fault| {
-                        Stop::config(format!("ANVILGPT_API_KEY holds no usable key: {fault}"))
-                            .way_out(
-                                "set ANVILGPT_API_KEY to the key and nothing else, or unset it",
-                            )
-                    })
-            }
+            Found::Variable(text) => Secret::new(&text).map(TokenSource::Environment).map_err(|fault| {
+                Stop::config(format!("ANVILGPT_API_KEY holds no usable key: {fault}"))
+                    .way_out("set ANVILGPT_API_KEY to the key and nothing else, or unset it")
+            }),
         }
     }
 
@@ -100,10 +86,7 @@ impl Keys<'_> {
     /// Whether a file is one of the service manager's, wherever links and dots in its path lead.
     fn is_credential(&self, path: &Path) -> bool {
         let folder = self.environment.folder("CREDENTIALS_DIRECTORY");
-        match (
-            folder.and_then(|folder| fs::canonicalize(folder).ok()),
-            fs::canonicalize(path),
-        ) {
+        match (folder.and_then(|folder| fs::canonicalize(folder).ok()), fs::canonicalize(path)) {
             (Some(folder), Ok(path)) => path.starts_with(folder),
             _ => false,
         }
@@ -111,10 +94,7 @@ impl Keys<'_> {
 
     fn missing(&self, base_url: &Url, found: Option<String>) -> Stop {
         let host = base_url.host_str().unwrap_or_default();
-        let configured = self
-            .configured
-            .as_ref()
-            .map(|(path, _)| path.display().to_string());
+        let configured = self.configured.as_ref().map(|(path, _)| path.display().to_string());
         let other = configured.or(found).map_or(String::new(), |other| {
             format!(": the one in {other} belongs to another host and is not sent there")
         });
@@ -180,10 +160,7 @@ mod tests {
         fn new() -> Machine {
             let folder = tempfile::tempdir().unwrap();
             let home = folder.path().as_os_str().to_owned();
-            Machine {
-                folder,
-                variables: HashMap::from([("HOME".to_owned(), home)]),
-            }
+            Machine { folder, variables: HashMap::from([("HOME".to_owned(), home)]) }
         }
 
         fn set(mut self, name: &str, value: impl Into<OsString>) -> Machine {
@@ -201,55 +178,30 @@ mod tests {
 
         fn credentials(self, mode: u32) -> Machine {
             let folder = self.path("credentials");
-            self.file("credentials/api-key", "credential", mode)
-                .set("CREDENTIALS_DIRECTORY", folder)
+            self.file("credentials/api-key", "credential", mode).set("CREDENTIALS_DIRECTORY", folder)
         }
 
         fn path(&self, name: &str) -> PathBuf {
             self.folder.path().join(name)
         }
 
-        fn build(
-            &self,
-            base_url: Option<&str>,
-            key_file: Option<&str>,
-            action: Action,
-        ) -> Result<Config, Stop> {
+        fn build(&self, base_url: Option<&str>, key_file: Option<&str>, action: Action) -> Result<Config, Stop> {
             let base_url = base_url.map(|text| parse_base_url(text).unwrap());
             let api_key_file = key_file.map(|name| self.path(name));
-            let layer = Layer {
-                base_url,
-                api_key_file,
-                ..Layer::default()
-            };
+            let layer = Layer { base_url, api_key_file, ..Layer::default() };
             let environment = Environment::new(self.variables.clone(), self.path("etc.toml"));
-            build(
-                Flags {
-                    layer,
-                    action,
-                    ..Flags::default()
-                },
-                &environment,
-            )
+            build(Flags { layer, action, ..Flags::default() }, &environment)
         }
 
         fn key(&self, base_url: Option<&str>, key_file: Option<&str>) -> Option<String> {
             let config = self.build(base_url, key_file, Action::Filter).unwrap();
             assert!(!format!("{config:?}").contains("sk-"));
-            config
-                .service
-                .token
-                .read()
-                .unwrap()
-                .map(|secret| secret.expose().to_owned())
+            config.service.token.read().unwrap().map(|secret| secret.expose().to_owned())
         }
 
         fn refused(&self, base_url: Option<&str>, key_file: Option<&str>) -> String {
             let stop = self.build(base_url, key_file, Action::Filter).unwrap_err();
-            assert!(
-                stop.exit == Exit::Config && stop.way_out.is_some(),
-                "{stop}"
-            );
+            assert!(stop.exit == Exit::Config && stop.way_out.is_some(), "{stop}");
             assert!(!stop.to_string().contains("sk-"), "{stop}");
             stop.to_string()
         }
@@ -268,69 +220,30 @@ mod tests {
         assert_eq!(machine.key(None, None).as_deref(), Some("credential"));
         let machine = machine.set("ANVILGPT_API_KEY", "sk-variable");
         assert_eq!(machine.key(None, None).as_deref(), Some("sk-variable"));
-        let machine = machine.file("configured", "configured", 0o600).file(
-            "etc.toml",
-            "api_key_file = 'configured'",
-            0o644,
-        );
+        let machine =
+            machine.file("configured", "configured", 0o600).file("etc.toml", "api_key_file = 'configured'", 0o644);
         assert_eq!(machine.key(None, None).as_deref(), Some("configured"));
         let machine = machine.file("flag", "flag", 0o600);
         assert_eq!(machine.key(None, Some("flag")).as_deref(), Some("flag"));
-        assert_eq!(
-            machine.key(Some(ELSEWHERE), Some("flag")).as_deref(),
-            Some("flag")
-        );
+        assert_eq!(machine.key(Some(ELSEWHERE), Some("flag")).as_deref(), Some("flag"));
     }
 
     #[test]
     fn a_flag_cannot_lure_a_key_to_another_host() {
         let variable = Machine::new().set("ANVILGPT_API_KEY", "sk-variable");
+        assert!(variable.refused(Some(ELSEWHERE), None).contains("the one in ANVILGPT_API_KEY"));
         assert!(
             variable
-                .refused(Some(ELSEWHERE), None)
-                .contains("the one in ANVILGPT_API_KEY")
-        );
-        assert!(
-            variable
-                .refused(
-                    Some("https://anvilgpt.rcac.purdue.edu.elsewhere.example"),
-                    None
-                )
+                .refused(Some("https://anvilgpt.rcac.purdue.edu.elsewhere.example"), None)
                 .contains("--api-key-file FILE")
         );
-        assert_eq!(
-            variable
-                .key(Some("https://anvilgpt.rcac.purdue.edu/other"), None)
-                .as_deref(),
-            Some("sk-variable")
-        );
-        assert_eq!(
-            variable.key(Some(LOCAL), None).as_deref(),
-            Some("sk-variable")
-        );
-        assert!(
-            Machine::new()
-                .file(USER_KEY, "sk-user", 0o600)
-                .refused(Some(ELSEWHERE), None)
-                .contains(USER_KEY)
-        );
-        assert!(
-            Machine::new()
-                .credentials(0o400)
-                .refused(Some(ELSEWHERE), None)
-                .contains("credentials/api-key")
-        );
-        let configured = Machine::new().file("k", "sk-k", 0o600).file(
-            USER_CONFIG,
-            "api_key_file = '../../k'",
-            0o600,
-        );
+        assert_eq!(variable.key(Some("https://anvilgpt.rcac.purdue.edu/other"), None).as_deref(), Some("sk-variable"));
+        assert_eq!(variable.key(Some(LOCAL), None).as_deref(), Some("sk-variable"));
+        assert!(Machine::new().file(USER_KEY, "sk-user", 0o600).refused(Some(ELSEWHERE), None).contains(USER_KEY));
+        assert!(Machine::new().credentials(0o400).refused(Some(ELSEWHERE), None).contains("credentials/api-key"));
+        let configured = Machine::new().file("k", "sk-k", 0o600).file(USER_CONFIG, "api_key_file = '../../k'", 0o600);
         assert_eq!(configured.key(None, None).as_deref(), Some("sk-k"));
-        assert!(
-            configured
-                .refused(Some(ELSEWHERE), None)
-                .contains("belongs to another host")
-        );
+        assert!(configured.refused(Some(ELSEWHERE), None).contains("belongs to another host"));
     }
 
     #[test]
@@ -338,17 +251,8 @@ mod tests {
         let key = Machine::new().set("ANVILGPT_API_KEY", "sk-variable");
         let by_variable = key.set("ANVILGPT_BASE_URL", ELSEWHERE);
         assert_eq!(by_variable.key(None, None).as_deref(), Some("sk-variable"));
-        assert_eq!(
-            by_variable
-                .key(Some("https://elsewhere.example/v2"), None)
-                .as_deref(),
-            Some("sk-variable")
-        );
-        assert!(
-            by_variable
-                .refused(Some("https://third.example"), None)
-                .contains("third.example")
-        );
+        assert_eq!(by_variable.key(Some("https://elsewhere.example/v2"), None).as_deref(), Some("sk-variable"));
+        assert!(by_variable.refused(Some("https://third.example"), None).contains("third.example"));
         let key = Machine::new().set("ANVILGPT_API_KEY", "sk-variable");
         let by_file = key.file("etc.toml", &format!("base_url = '{ELSEWHERE}'"), 0o644);
         assert_eq!(by_file.key(None, None).as_deref(), Some("sk-variable"));
@@ -362,16 +266,9 @@ mod tests {
             0o644,
         );
         assert_eq!(machine.key(None, None).as_deref(), Some("sk-facility"));
-        assert_eq!(
-            machine.key(Some(LOCAL), None).as_deref(),
-            Some("sk-facility")
-        );
+        assert_eq!(machine.key(Some(LOCAL), None).as_deref(), Some("sk-facility"));
         let machine = machine.file(USER_CONFIG, "base_url = 'https://third.example'", 0o600);
-        assert!(
-            machine
-                .refused(None, None)
-                .contains("belongs to another host")
-        );
+        assert!(machine.refused(None, None).contains("belongs to another host"));
         let machine = machine.set("ANVILGPT_API_KEY", "sk-variable");
         assert_eq!(machine.key(None, None).as_deref(), Some("sk-variable"));
     }
@@ -381,20 +278,11 @@ mod tests {
         let machine = Machine::new();
         assert_eq!(machine.key(Some(LOCAL), None), None);
         let shown = machine.refused(None, None);
-        for way in [
-            "ANVILGPT_API_KEY",
-            "--api-key-file",
-            USER_KEY,
-            "`api_key_file`",
-            "$CREDENTIALS_DIRECTORY/api-key",
-        ] {
+        for way in ["ANVILGPT_API_KEY", "--api-key-file", USER_KEY, "`api_key_file`", "$CREDENTIALS_DIRECTORY/api-key"]
+        {
             assert!(shown.contains(way), "{way} is missing: {shown}");
         }
-        assert!(
-            machine
-                .refused(Some(ELSEWHERE), None)
-                .contains("--api-key-file FILE")
-        );
+        assert!(machine.refused(Some(ELSEWHERE), None).contains("--api-key-file FILE"));
         let dry = machine.build(None, None, Action::DryRun).unwrap();
         assert!(dry.service.token.read().unwrap().is_none());
         assert!(machine.build(None, None, Action::Models).is_err());
@@ -402,35 +290,18 @@ mod tests {
 
     #[test]
     fn a_key_that_cannot_be_used_stops_before_anything_is_sent() {
-        let machine = Machine::new()
-            .file("open", "sk-open", 0o644)
-            .file("empty", "\n", 0o600);
-        assert!(
-            machine
-                .refused(None, Some("open"))
-                .contains(&format!("chmod 600 {}", machine.path("open").display()))
-        );
+        let machine = Machine::new().file("open", "sk-open", 0o644).file("empty", "\n", 0o600);
+        assert!(machine.refused(None, Some("open")).contains(&format!("chmod 600 {}", machine.path("open").display())));
         assert!(machine.refused(None, Some("empty")).contains("it is empty"));
         assert!(machine.refused(None, Some("none")).contains("none"));
-        let shown = machine
-            .set("ANVILGPT_API_KEY", "sk-a sk-b")
-            .refused(None, None);
+        let shown = machine.set("ANVILGPT_API_KEY", "sk-a sk-b").refused(None, None);
         assert!(shown.contains("ANVILGPT_API_KEY"), "{shown}");
     }
 
     #[test]
     fn the_service_managers_folder_excuses_its_own_files_only() {
-        let machine = Machine::new()
-            .credentials(0o440)
-            .file("open", "sk-open", 0o644);
-        assert_eq!(
-            machine.key(None, Some("credentials/api-key")).as_deref(),
-            Some("credential")
-        );
-        assert!(
-            machine
-                .refused(None, Some("credentials/../open"))
-                .contains("chmod 600")
-        );
+        let machine = Machine::new().credentials(0o440).file("open", "sk-open", 0o644);
+        assert_eq!(machine.key(None, Some("credentials/api-key")).as_deref(), Some("credential"));
+        assert!(machine.refused(None, Some("credentials/../open")).contains("chmod 600"));
     }
 }

@@ -23,15 +23,9 @@ const PARAMS_ELSEWHERE: &[(&str, &str)] = &[
 
 /// A base URL without a slash at its end. The error never repeats the text.
 pub fn parse_base_url(text: &str) -> Result<Url, Stop> {
-    let wrong = |cause: &str, way_out: &str| {
-        Stop::config(format!("unusable base URL: {cause}")).way_out(way_out)
-    };
-    let mut url = Url::parse(text.trim()).map_err(|error| {
-        wrong(
-            &error.to_string(),
-            "write it whole, for example https://host.example/api",
-        )
-    })?;
+    let wrong = |cause: &str, way_out: &str| Stop::config(format!("unusable base URL: {cause}")).way_out(way_out);
+    let mut url = Url::parse(text.trim())
+        .map_err(|error| wrong(&error.to_string(), "write it whole, for example https://host.example/api"))?;
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
     match url_fault(&url) {
@@ -45,22 +39,13 @@ fn url_fault(url: &Url) -> Option<(&'static str, &'static str)> {
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         Some(("it is neither http nor https", "begin it with https://"))
     } else if !url.username().is_empty() || url.password().is_some() {
-        Some((
-            "it holds a user name or password",
-            "leave them out; a key belongs into a file of mode 0600",
-        ))
+        Some(("it holds a user name or password", "leave them out; a key belongs into a file of mode 0600"))
     } else if url.query().is_some() || url.fragment().is_some() {
         Some(("it has a `?` or `#` part", "end it before that"))
     } else if url.path().ends_with("/chat/completions") {
-        Some((
-            "it ends in /chat/completions",
-            "leave /chat/completions off, it is added to every request",
-        ))
+        Some(("it ends in /chat/completions", "leave /chat/completions off, it is added to every request"))
     } else if url.scheme() == "http" && !is_loopback(url) {
-        Some((
-            "http would send prompts and key readable",
-            "begin it with https://; http is for this machine alone",
-        ))
+        Some(("http would send prompts and key readable", "begin it with https://; http is for this machine alone"))
     } else {
         None
     }
@@ -78,8 +63,8 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 
 /// A time such as `90s`, `30m` or `1h 30m`: more than zero, and at most a year.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write a time such as 500ms, 90s or 30m"))?;
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write a time such as 500ms, 90s or 30m"))?;
     match duration {
         Duration::ZERO => Err("must be more than zero".to_owned()),
         _ if duration > DURATION_MAX => Err("must be at most a year".to_owned()),
@@ -97,9 +82,7 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
         "g" | "gib" => 30,
         _ => return Err("write a number of bytes such as 65536, 512k, 16M or 1G".to_owned()),
     };
-    let number: usize = digits
-        .parse()
-        .map_err(|_| "write a number of bytes such as 512k or 16M".to_owned())?;
+    let number: usize = digits.parse().map_err(|_| "write a number of bytes such as 512k or 16M".to_owned())?;
     match number.checked_mul(1 << shift) {
         Some(0) => Err("must be more than zero".to_owned()),
         Some(bytes) => Ok(bytes),
@@ -110,10 +93,9 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
 /// A number of lines, or a share of them such as `2.5%`.
 pub fn parse_allowance(text: &str) -> Result<Allowance, String> {
     match text.strip_suffix('%') {
-        None => text
-            .parse()
-            .map(Allowance::Lines)
-            .map_err(|_| "write a number of lines, or a share such as 5%".to_owned()),
+        None => {
+            text.parse().map(Allowance::Lines).map_err(|_| "write a number of lines, or a share such as 5%".to_owned())
+        }
         Some(percent) => match percent.trim().parse::<f64>() {
             Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(Allowance::Percent(percent)),
             _ => Err("write a share from 0% to 100%".to_owned()),
@@ -123,9 +105,7 @@ pub fn parse_allowance(text: &str) -> Result<Allowance, String> {
 
 /// A request parameter `KEY=JSON`.
 pub fn parse_param(text: &str) -> Result<(String, Box<RawValue>), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("write KEY=JSON, for example temperature=0.2")?;
+    let (key, value) = text.split_once('=').ok_or("write KEY=JSON, for example temperature=0.2")?;
     let key = key.trim();
     check_param_key(key)?;
     let value = RawValue::from_string(value.trim().to_owned())
@@ -135,10 +115,7 @@ pub fn parse_param(text: &str) -> Result<(String, Box<RawValue>), String> {
 
 /// Whether a name can be a request parameter's.
 pub(super) fn check_param_key(key: &str) -> Result<(), String> {
-    match PARAMS_ELSEWHERE
-        .iter()
-        .find(|(elsewhere, _)| *elsewhere == key)
-    {
+    match PARAMS_ELSEWHERE.iter().find(|(elsewhere, _)| *elsewhere == key) {
         _ if key.is_empty() => Err("a parameter needs a name before its value".to_owned()),
         Some((_, way_out)) => Err(format!("`{key}` is not a parameter: {way_out}")),
         None => Ok(()),
@@ -176,10 +153,7 @@ mod tests {
             "",
         ] {
             let stop = parse_base_url(text).expect_err(text);
-            assert!(
-                stop.exit == crate::exit::Exit::Config && stop.way_out.is_some(),
-                "{text}"
-            );
+            assert!(stop.exit == crate::exit::Exit::Config && stop.way_out.is_some(), "{text}");
         }
         let stop = parse_base_url("https://h/chat/completions").unwrap_err();
         assert!(stop.to_string().contains("leave /chat/completions off"));
@@ -190,18 +164,7 @@ mod tests {
         assert_eq!(parse_bytes("512k"), Ok(512 << 10));
         assert_eq!(parse_bytes("16MiB"), Ok(16 << 20));
         assert_eq!(parse_bytes("7"), Ok(7));
-        for text in [
-            "",
-            "M",
-            "0",
-            "0k",
-            "1.5M",
-            "-1",
-            "4T",
-            "99999999999999999999",
-            "99999999999G",
-            "é",
-        ] {
+        for text in ["", "M", "0", "0k", "1.5M", "-1", "4T", "99999999999999999999", "99999999999G", "é"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
         assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5400)));
@@ -218,10 +181,7 @@ mod tests {
     #[test]
     fn a_parameter_is_kept_as_written() {
         let (key, value) = parse_param("seed=12345678901234567890123").unwrap();
-        assert_eq!(
-            (key.as_str(), value.get()),
-            ("seed", "12345678901234567890123")
-        );
+        assert_eq!((key.as_str(), value.get()), ("seed", "12345678901234567890123"));
         assert_eq!(parse_param(r#"stop="a=b""#).unwrap().1.get(), r#""a=b""#);
         let error = parse_param("stop=end").unwrap_err();
         assert!(error.contains(r#"-p 'stop="text"'"#), "{error}");

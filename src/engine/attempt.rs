@@ -102,7 +102,12 @@ async fn read_stream<B: ReplyBody>(body: &mut B, mut clock: Clock<'_>, plan: &Pl
             Some(Ok(None)) => break,
             Some(Err(error)) => return Err(from_transport(error)),
             None if assembler.events() == 0 => return Err(out_of_time(true, plan.clocks.first_token)),
-            None => return Err(Signal::Slow(format!("no further chunk for {}", humantime::format_duration(plan.clocks.between_chunks)))),
+            None => {
+                return Err(Signal::Slow(format!(
+                    "no further chunk for {}",
+                    humantime::format_duration(plan.clocks.between_chunks)
+                )));
+            }
         };
         length += chunk.len();
         let events_before = assembler.events();
@@ -138,7 +143,11 @@ async fn pass_on(heard: Vec<(u64, Box<str>)>, plan: &Plan) {
 
 fn out_of_time(streams: bool, limit: Duration) -> Signal {
     let limit = humantime::format_duration(limit);
-    if streams { Signal::FirstTokenTimeout(format!("no first token within {limit}")) } else { Signal::Slow(format!("no reply within {limit}")) }
+    if streams {
+        Signal::FirstTokenTimeout(format!("no first token within {limit}"))
+    } else {
+        Signal::Slow(format!("no reply within {limit}"))
+    }
 }
 
 fn from_transport(error: TransportError) -> Signal {

@@ -19,9 +19,9 @@ use super::errand::{self, Report};
 use super::policy::{Circumstances, Record, Step, decide};
 use super::ticket::Ticket;
 use super::{Delta, Ended, Event, Halt, HaltCause, Mode, Settings, Work};
+use crate::api::Dialect;
 use crate::api::body::{render, streams};
 use crate::api::transport::{Page, Transport};
-use crate::api::Dialect;
 use crate::flow::{Endpoint, Permit, backoff};
 use crate::line::{Answer, ErrorCode, Failure, Outcome};
 use crate::shutdown::{Level, Shutdown};
@@ -154,9 +154,10 @@ impl<'a, T: Transport> Core<'a, T> {
             return Poll::Ready(Happening::MustStop);
         }
         if let Some((_, receiver)) = self.deltas.as_mut().filter(|_| mode.has_room())
-            && let Poll::Ready(Some(delta)) = receiver.poll_recv(cx) {
-                return Poll::Ready(Happening::Delta(delta));
-            }
+            && let Poll::Ready(Some(delta)) = receiver.poll_recv(cx)
+        {
+            return Poll::Ready(Happening::Delta(delta));
+        }
         if let Poll::Ready(Some(finished)) = self.in_flight.poll_next_unpin(cx) {
             return Poll::Ready(Happening::Finished(Box::new(finished)));
         }
@@ -169,9 +170,10 @@ impl<'a, T: Transport> Core<'a, T> {
         }
         let now = self.now();
         if self.may_send(now)
-            && let Poll::Ready(happening) = self.poll_next_request(now, mode, cx) {
-                return Poll::Ready(happening);
-            }
+            && let Poll::Ready(happening) = self.poll_next_request(now, mode, cx)
+        {
+            return Poll::Ready(happening);
+        }
         self.poll_timer(now, cx)
     }
 
@@ -211,10 +213,11 @@ impl<'a, T: Transport> Core<'a, T> {
     fn pop_due(&mut self, now: Duration) -> Option<Ticket> {
         let first = self.retries.peek().filter(|ticket| ticket.due <= now)?;
         if !first.unspent
-            && let Err(until) = self.endpoint.budget.take(now) {
-                self.budget_at = until;
-                return None;
-            }
+            && let Err(until) = self.endpoint.budget.take(now)
+        {
+            self.budget_at = until;
+            return None;
+        }
         self.retries.pop()
     }
 
@@ -242,7 +245,8 @@ impl<'a, T: Transport> Core<'a, T> {
         let slot_free = self.in_flight.len() < self.endpoint.limit.current();
         let retry = self.retries.peek().filter(|_| permit.is_none() && slot_free && !self.asking.holds_sends());
         let retry = retry.map(|ticket| if ticket.unspent { ticket.due } else { ticket.due.max(self.budget_at) });
-        let dialect = (self.wants_dialect() && matches!(self.endpoint.permit(now), Permit::Free | Permit::Probe)).then_some(self.dialect_at);
+        let dialect = (self.wants_dialect() && matches!(self.endpoint.permit(now), Permit::Free | Permit::Probe))
+            .then_some(self.dialect_at);
         let stalled = self.stall_ends_at().filter(|_| self.stall_counts());
         [permit, retry, dialect, stalled, self.asking.wake_at()].into_iter().flatten().min()
     }
@@ -310,7 +314,9 @@ impl<'a, T: Transport> Core<'a, T> {
         }
         let dialect = self.dialect.expect("nothing is sent before the dialect is known");
         if let Some(field) = ticket.request.chat.background_field.filter(|_| dialect == Dialect::OpenWebUi) {
-            let message = format!("the field \"{field}\" would make a background task of the request, whose answer never comes here; leave it out");
+            let message = format!(
+                "the field \"{field}\" would make a background task of the request, whose answer never comes here; leave it out"
+            );
             return self.settle(ticket, Err(Failure::new(ErrorCode::BackgroundTask, message)), mode);
         }
         ticket.attempts += 1;
@@ -398,7 +404,10 @@ impl<'a, T: Transport> Core<'a, T> {
         self.endpoint.gate(self.now() + backoff::with_jitter(wait, fastrand::f64()));
         if self.settings.outage_max.is_some_and(|max| wait > max) {
             let until = humantime::format_rfc3339_seconds(std::time::SystemTime::now() + wait);
-            let message = format!("the service asks to wait {}, until {until}, which is longer than --max-outage", format_seconds(wait));
+            let message = format!(
+                "the service asks to wait {}, until {until}, which is longer than --max-outage",
+                format_seconds(wait)
+            );
             self.halt_run(outage(message), mode);
         }
     }
@@ -462,7 +471,9 @@ impl<'a, T: Transport> Core<'a, T> {
         } else if self.endpoint.is_open() {
             Some(format!("the service is out ({}); probing until it answers", self.last_trouble))
         } else {
-            gated.filter(|wait| *wait >= GATE_MENTIONED).map(|wait| format!("the service asks to wait {}", format_seconds(wait)))
+            gated
+                .filter(|wait| *wait >= GATE_MENTIONED)
+                .map(|wait| format!("the service asks to wait {}", format_seconds(wait)))
         };
         match reason {
             Some(reason) if !self.paused => {
@@ -479,11 +490,19 @@ impl<'a, T: Transport> Core<'a, T> {
 }
 
 fn outage(message: String) -> Halt {
-    Halt { cause: HaltCause::Outage, message, way_out: "run the same command again later; --failed FILE keeps the lines that are left".to_owned() }
+    Halt {
+        cause: HaltCause::Outage,
+        message,
+        way_out: "run the same command again later; --failed FILE keeps the lines that are left".to_owned(),
+    }
 }
 
 /// A duration in whole seconds (tenths below ten), for people.
 fn format_seconds(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
-    if seconds < 10.0 { format!("{seconds:.1}s") } else { humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string() }
+    if seconds < 10.0 {
+        format!("{seconds:.1}s")
+    } else {
+        humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
+    }
 }

@@ -9,9 +9,9 @@ mod attempt;
 mod core;
 mod errand;
 mod policy;
-mod ticket;
 #[cfg(test)]
 mod tests;
+mod ticket;
 
 use std::task::{Context, Poll};
 use std::time::Duration;

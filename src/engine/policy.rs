@@ -69,17 +69,36 @@ pub struct Circumstances {
 }
 
 /// Decides, and books the failure with ticket and endpoint.
-pub fn decide(signal: Signal, ticket: &mut Ticket, endpoint: &mut Endpoint, record: &mut Record, at: Circumstances) -> Step {
+pub fn decide(
+    signal: Signal,
+    ticket: &mut Ticket,
+    endpoint: &mut Endpoint,
+    record: &mut Record,
+    at: Circumstances,
+) -> Step {
     note(&signal, at.status, record);
     let mut desk = Desk { ticket, endpoint, at };
     match signal {
         Signal::Answer(answer) => Step::Settle(Ok(*answer)),
         Signal::Rejected(failure) => desk.reject(failure),
-        Signal::TooLarge(text) => desk.reject(Failure { code: ErrorCode::ReplyTooLarge, message: text, status: at.status }),
-        Signal::Misconfigured(text) => halt(HaltCause::Misconfigured, text, "check --base-url, --ca-cert and the proxy variables; `anvil-filter check` walks them one by one"),
-        Signal::WrongPath(text) => halt(HaltCause::ServiceRefuses, format!("the service does not take chat requests here ({text})"), "check --base-url: for Open WebUI it ends in /api, for most others in /v1"),
+        Signal::TooLarge(text) => {
+            desk.reject(Failure { code: ErrorCode::ReplyTooLarge, message: text, status: at.status })
+        }
+        Signal::Misconfigured(text) => halt(
+            HaltCause::Misconfigured,
+            text,
+            "check --base-url, --ca-cert and the proxy variables; `anvil-filter check` walks them one by one",
+        ),
+        Signal::WrongPath(text) => halt(
+            HaltCause::ServiceRefuses,
+            format!("the service does not take chat requests here ({text})"),
+            "check --base-url: for Open WebUI it ends in /api, for most others in /v1",
+        ),
         Signal::NotFound(text) => desk.not_found(text, record),
-        Signal::Redirect(target) => desk.elsewhere(format!("the service redirects to {target}, which is never followed"), "give the address it points to as --base-url, if it is yours to use"),
+        Signal::Redirect(target) => desk.elsewhere(
+            format!("the service redirects to {target}, which is never followed"),
+            "give the address it points to as --base-url, if it is yours to use",
+        ),
         Signal::Html(text) => desk.elsewhere(text, "check --base-url: for Open WebUI it ends in /api"),
         Signal::ModelNotFound(text) => Step::Ask(Question::Model(text)),
         Signal::Unauthorized(text) => Step::Ask(Question::Token(text)),
@@ -89,7 +108,9 @@ pub fn decide(signal: Signal, ticket: &mut Ticket, endpoint: &mut Endpoint, reco
         Signal::FirstTokenTimeout(text) => desk.first_token(text),
         Signal::Lost(text) => desk.ambiguous(Charge::Lost, text),
         Signal::Null(text) => desk.ambiguous(Charge::Invalid, text),
-        Signal::Failing(text) if at.status.is_some_and(|status| status >= 500 || status == 400) => desk.ambiguous(Charge::Failing, text),
+        Signal::Failing(text) if at.status.is_some_and(|status| status >= 500 || status == 400) => {
+            desk.ambiguous(Charge::Failing, text)
+        }
         Signal::Slow(text) if at.status.is_some_and(|status| status >= 400) => desk.slow_gateway(text),
         Signal::Failing(text) => desk.answered_badly(Charge::Failing, text, Duration::ZERO),
         Signal::Slow(text) => desk.answered_badly(Charge::Slow, text, SLOW_WAIT),
@@ -132,7 +153,11 @@ impl Desk<'_> {
 
     fn not_found(&mut self, text: String, record: &Record) -> Step {
         if record.not_found >= NOT_FOUND_HALTS_AT && record.other == 0 && self.endpoint.successes() == 0 {
-            return halt(HaltCause::ServiceRefuses, format!("the first {NOT_FOUND_HALTS_AT} requests were all answered {text}"), "check --base-url: for Open WebUI it ends in /api, for most others in /v1");
+            return halt(
+                HaltCause::ServiceRefuses,
+                format!("the first {NOT_FOUND_HALTS_AT} requests were all answered {text}"),
+                "check --base-url: for Open WebUI it ends in /api, for most others in /v1",
+            );
         }
         self.reject(Failure { code: ErrorCode::ModelNotFound, message: text, status: self.at.status })
     }
@@ -198,9 +223,10 @@ impl Desk<'_> {
 
     fn uncharged(&mut self, text: String, shared_refusals: bool) -> Step {
         if self.ticket.is_culprit(self.endpoint, shared_refusals)
-            && let Some(failure) = self.ticket.charge(Charge::Culprit, self.endpoint, &text, self.at.status) {
-                return Step::Settle(Err(failure));
-            }
+            && let Some(failure) = self.ticket.charge(Charge::Culprit, self.endpoint, &text, self.at.status)
+        {
+            return Step::Settle(Err(failure));
+        }
         Step::Retry { reason: text, at_least: Duration::ZERO }
     }
 }

@@ -78,11 +78,27 @@ pub struct Ticket {
 impl Ticket {
     /// A request that was just pulled.
     pub fn new(key: Key, request: Request) -> Self {
-        Self { key, request, attempts: 0, failures: 0, began: None, due: Duration::ZERO, unspent: true, charges: Vec::new(), mark: None }
+        Self {
+            key,
+            request,
+            attempts: 0,
+            failures: 0,
+            began: None,
+            due: Duration::ZERO,
+            unspent: true,
+            charges: Vec::new(),
+            mark: None,
+        }
     }
 
     /// Charges one failure; the line's own failure when that was the last one it had.
-    pub fn charge(&mut self, charge: Charge, endpoint: &Endpoint, message: &str, status: Option<u16>) -> Option<Failure> {
+    pub fn charge(
+        &mut self,
+        charge: Charge,
+        endpoint: &Endpoint,
+        message: &str,
+        status: Option<u16>,
+    ) -> Option<Failure> {
         self.charges.push((charge, endpoint.stamp()));
         // The culprit's charges stay: it is others' successes that convict it.
         let stays = |own: Charge, stamp| own == charge && (charge == Charge::Culprit || !endpoint.is_void(stamp));

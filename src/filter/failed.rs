@@ -21,7 +21,8 @@ impl FailedLines {
     pub fn create(path: &Path, terminator: u8) -> io::Result<Self> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let as_usual = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        let file = tempfile::Builder::new().permissions(as_usual).prefix(".anvil-filter-failed-").tempfile_in(folder)?;
+        let file =
+            tempfile::Builder::new().permissions(as_usual).prefix(".anvil-filter-failed-").tempfile_in(folder)?;
         Ok(Self { path: path.to_owned(), file: BufWriter::new(file), terminator, error: None })
     }
 

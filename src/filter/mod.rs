@@ -43,10 +43,12 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
     listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
     let reporter = Reporter::start(&config, &sources);
     let split = split(&config);
-    let input = reader::spawn(sources, split).map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
+    let input = reader::spawn(sources, split)
+        .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
     let lines_max = WINDOW_PER_SLOT * config.limits.concurrency.get();
     let window = Window::new(config.output.order, lines_max, config.limits.window_bytes_max);
-    let mut filter = Filter::new(mode_settings(&config), input, window, writer, failed_lines, &reporter, shutdown.clone());
+    let mut filter =
+        Filter::new(mode_settings(&config), input, window, writer, failed_lines, &reporter, shutdown.clone());
     let ended = engine::run(engine_settings(&config), &client, &mut filter, &shutdown).await;
     let rest = filter.finish();
     if matches!(rest.why, Some(Why::NoModel)) {
@@ -66,10 +68,13 @@ fn open_source(input: &InputFile) -> Result<Source, Stop> {
         InputFile::Stdin => {
             use std::os::fd::AsFd as _;
             let file = std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from);
-            file.map(|file| Source { name: "standard input".to_owned(), file }).map_err(|error| format!("read standard input: {error}"))
+            file.map(|file| Source { name: "standard input".to_owned(), file })
+                .map_err(|error| format!("read standard input: {error}"))
         }
     };
-    opened.map_err(|message| Stop::new(Exit::Input, message).way_out("name files that exist and may be read, or - for standard input"))
+    opened.map_err(|message| {
+        Stop::new(Exit::Input, message).way_out("name files that exist and may be read, or - for standard input")
+    })
 }
 
 fn create_failed(config: &Config) -> Result<Option<FailedLines>, Stop> {
@@ -96,12 +101,18 @@ pub fn client(config: &Config) -> Result<ApiClient, Stop> {
         connect_timeout: config.clocks.connect,
         connections_max: config.limits.concurrency.get(),
     };
-    ApiClient::new(settings).map_err(|message| Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one"))
+    ApiClient::new(settings).map_err(|message| {
+        Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one")
+    })
 }
 
 /// How the input of a configuration is split.
 pub fn split(config: &Config) -> Split {
-    Split { terminator: terminator(config), line_bytes_max: config.limits.line_bytes_max, hash: config.output.meta.is_some() }
+    Split {
+        terminator: terminator(config),
+        line_bytes_max: config.limits.line_bytes_max,
+        hash: config.output.meta.is_some(),
+    }
 }
 
 fn terminator(config: &Config) -> u8 {
@@ -130,7 +141,11 @@ pub fn engine_settings(config: &Config) -> engine::Settings {
         concurrency: config.limits.concurrency.get(),
         upstream: config.service.upstream,
         dialect: config.service.dialect,
-        clocks: engine::Clocks { first_token: clocks.first_token, between_chunks: clocks.between_chunks, whole_reply: clocks.whole_reply },
+        clocks: engine::Clocks {
+            first_token: clocks.first_token,
+            between_chunks: clocks.between_chunks,
+            whole_reply: clocks.whole_reply,
+        },
         reply_bytes_max: config.limits.reply_bytes_max,
         outage_max: Some(clocks.outage_max),
         auth_wait: clocks.auth_wait,
@@ -171,7 +186,14 @@ impl Closing<'_> {
         exit
     }
 
-    fn judge(&self, ended: &Ended, why: Option<&Why>, end: Option<&End>, written: std::io::Result<()>, failed_written: std::io::Result<()>) -> Result<Exit, Stop> {
+    fn judge(
+        &self,
+        ended: &Ended,
+        why: Option<&Why>,
+        end: Option<&End>,
+        written: std::io::Result<()>,
+        failed_written: std::io::Result<()>,
+    ) -> Result<Exit, Stop> {
         match written {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(Exit::ReaderGone),
             Err(error) => return Err(stdout_stop(error)),
@@ -185,14 +207,20 @@ impl Closing<'_> {
         }
         match ended {
             Ended::Complete => Ok(self.judge_failures()),
-            Ended::Halted(halt) => Err(Stop::new(exit_of(halt.cause), halt.message.clone()).way_out(halt.way_out.clone())),
+            Ended::Halted(halt) => {
+                Err(Stop::new(exit_of(halt.cause), halt.message.clone()).way_out(halt.way_out.clone()))
+            }
             Ended::Drained | Ended::Aborted => self.judge_stop(why),
         }
     }
 
     fn judge_failures(&self) -> Exit {
         let counts = self.reporter.counts();
-        let allowed = self.config.output.allow_failed.is_some_and(|allowance| allowance.permits(counts.failed(), counts.settled()));
+        let allowed = self
+            .config
+            .output
+            .allow_failed
+            .is_some_and(|allowance| allowance.permits(counts.failed(), counts.settled()));
         if counts.failed() == 0 || allowed { Exit::Answered } else { Exit::SomeFailed }
     }
 
@@ -202,8 +230,10 @@ impl Closing<'_> {
             (_, Some(Cause::Terminate)) => Ok(Exit::Terminated),
             (_, Some(Cause::Requeue)) => Ok(Exit::Resumable),
             _ => {
-                let message = format!("stopped: {} lines failed, more than --max-failed allows", self.reporter.counts().failed());
-                Err(Stop::new(Exit::Resumable, message).way_out("look at the errors in the output, mend their cause, and run the same command again"))
+                let message =
+                    format!("stopped: {} lines failed, more than --max-failed allows", self.reporter.counts().failed());
+                Err(Stop::new(Exit::Resumable, message)
+                    .way_out("look at the errors in the output, mend their cause, and run the same command again"))
             }
         }
     }
@@ -223,7 +253,9 @@ pub fn is_regular(input: &InputFile) -> bool {
     use std::os::fd::AsFd as _;
     let metadata = match input {
         InputFile::Path(path) => std::fs::metadata(path),
-        InputFile::Stdin => std::io::stdin().as_fd().try_clone_to_owned().and_then(|fd| std::fs::File::from(fd).metadata()),
+        InputFile::Stdin => {
+            std::io::stdin().as_fd().try_clone_to_owned().and_then(|fd| std::fs::File::from(fd).metadata())
+        }
     };
     metadata.is_ok_and(|metadata| metadata.is_file())
 }

@@ -92,10 +92,25 @@ pub struct Unread {
 
 impl<'r> Filter<'r> {
     /// Joins the parts. `keep_records` keeps the input records until their lines have left.
-    pub fn new(settings: Settings, input: mpsc::Receiver<Input>, window: Window, writer: Writer, failed_lines: Option<FailedLines>, reporter: &'r Reporter, shutdown: Shutdown) -> Self {
+    pub fn new(
+        settings: Settings,
+        input: mpsc::Receiver<Input>,
+        window: Window,
+        writer: Writer,
+        failed_lines: Option<FailedLines>,
+        reporter: &'r Reporter,
+        shutdown: Shutdown,
+    ) -> Self {
         let keep_records = failed_lines.is_some() || settings.style.merge.is_some();
         Self {
-            settings, input, window, writer, failed_lines, keep_records, reporter, shutdown,
+            settings,
+            input,
+            window,
+            writer,
+            failed_lines,
+            keep_records,
+            reporter,
+            shutdown,
             block: Vec::new().into_iter(),
             block_bytes: Bytes::new(),
             end: None,
@@ -161,7 +176,8 @@ impl<'r> Filter<'r> {
     fn bad_line(&mut self, key: u64, line: u64, bad: BadLine) {
         let outcome = Outcome { result: Err(bad.failure), attempts: 0, seconds: 0.0 };
         let record = self.window.pending(key).and_then(|pending| pending.record.as_deref());
-        let about = About { line, form: bad.form, correlation: bad.correlation.as_ref(), model: None, chat: None, record };
+        let about =
+            About { line, form: bad.form, correlation: bad.correlation.as_ref(), model: None, chat: None, record };
         let output = self.settings.style.render(&about, &outcome);
         self.book(line, &outcome, Flags::default());
         self.leave_window(key, output, true);
@@ -179,7 +195,9 @@ impl<'r> Filter<'r> {
         }
         let counts = self.reporter.counts();
         let (failed, settled) = (counts.failed(), counts.settled());
-        if outcome.result.is_err() && self.settings.max_failed.is_some_and(|allowance| exceeds(allowance, failed, settled)) {
+        if outcome.result.is_err()
+            && self.settings.max_failed.is_some_and(|allowance| exceeds(allowance, failed, settled))
+        {
             self.stop_gently(Why::TooManyFailed);
         }
     }
@@ -203,7 +221,10 @@ fn exceeds(allowance: Allowance, failed: u64, settled: u64) -> bool {
 }
 
 fn too_long(length: u64, line_bytes_max: usize) -> Failure {
-    Failure::new(ErrorCode::LineTooLong, format!("the line has {length} bytes, more than --max-line-bytes {line_bytes_max}"))
+    Failure::new(
+        ErrorCode::LineTooLong,
+        format!("the line has {length} bytes, more than --max-line-bytes {line_bytes_max}"),
+    )
 }
 
 fn leave(left: Left, writer: &mut Writer, failed_lines: &mut Option<FailedLines>) {
@@ -266,7 +287,14 @@ impl Mode for Filter<'_> {
 
     fn delta(&mut self, delta: Delta) {
         let Some(pending) = self.window.pending(delta.key.0) else { return };
-        let about = About { line: pending.line, form: Some(Form::Chat), correlation: None, model: None, chat: None, record: None };
+        let about = About {
+            line: pending.line,
+            form: Some(Form::Chat),
+            correlation: None,
+            model: None,
+            chat: None,
+            record: None,
+        };
         let output = self.settings.style.render_delta(&about, delta.attempt, delta.index, &delta.delta);
         self.window.add_bytes(output.len());
         self.writer.push(&output, Amount { lines: 0, bytes: output.len() });

@@ -125,7 +125,12 @@ fn read_all(sources: Vec<Source>, split: Split, sender: &mpsc::Sender<Input>) ->
 }
 
 /// Reads one source to its end; whether anybody still listens.
-fn read_one(source: &mut Source, splitter: &mut Splitter, hash: &mut Option<Sha256>, sender: &mpsc::Sender<Input>) -> io::Result<bool> {
+fn read_one(
+    source: &mut Source,
+    splitter: &mut Splitter,
+    hash: &mut Option<Sha256>,
+    sender: &mpsc::Sender<Input>,
+) -> io::Result<bool> {
     let mut buffer = vec![0; BLOCK_BYTES];
     splitter.at_start = true;
     loop {
@@ -196,11 +201,15 @@ impl Splitter {
             return;
         }
         self.partial.extend_from_slice(bytes);
-        // Room for what is taken off at the ends.
-        if self.partial.len() > self.split.line_bytes_max + BOM.len() + 1 {
+        if self.partial.len() > self.raw_bytes_max() {
             self.skipped = self.partial.len() as u64;
             self.partial = Vec::new();
         }
+    }
+
+    /// A record's length with what may be taken off at its ends.
+    fn raw_bytes_max(&self) -> usize {
+        self.split.line_bytes_max + BOM.len() + 1
     }
 
     fn block(&mut self, joined: Vec<u8>) -> Block {
@@ -221,6 +230,10 @@ impl Splitter {
         if self.skipped > 0 {
             return Some(Content::TooLong(std::mem::take(&mut self.skipped) + range.len() as u64));
         }
+        let raw_length = range.len();
+        if raw_length > self.raw_bytes_max() {
+            return Some(Content::TooLong(raw_length as u64));
+        }
         if self.at_start && bytes[range.clone()].starts_with(BOM) {
             range.start += BOM.len();
         }
@@ -231,7 +244,7 @@ impl Splitter {
             return None;
         }
         if range.len() > self.split.line_bytes_max {
-            return Some(Content::TooLong(range.len() as u64));
+            return Some(Content::TooLong(raw_length as u64));
         }
         Some(Content::Range(range))
     }
@@ -266,7 +279,10 @@ mod tests {
 
     #[test]
     fn a_long_record_is_skipped_and_the_next_one_is_whole() {
-        assert_eq!(records(&[b"a\n123456", b"789", b"0123456789\nb\n"], b'\n', 5), [(1, Ok(b"a".to_vec())), (2, Err(19)), (3, Ok(b"b".to_vec()))]);
+        assert_eq!(
+            records(&[b"a\n123456", b"789", b"0123456789\nb\n"], b'\n', 5),
+            [(1, Ok(b"a".to_vec())), (2, Err(19)), (3, Ok(b"b".to_vec()))]
+        );
         assert_eq!(records(&[b"123456"], b'\n', 5), [(1, Err(6))]);
         assert_eq!(records(&[b"12345\r\n"], b'\n', 5), [(1, Ok(b"12345".to_vec()))]);
     }

@@ -62,7 +62,14 @@ impl Writer {
                 let _ = done.send(Err(error));
             }
         })?;
-        Ok(Self { to_thread: Some(to_thread), from_thread, thread: Some(thread), buffer: Vec::new(), buffered: Amount::default(), under_way: None })
+        Ok(Self {
+            to_thread: Some(to_thread),
+            from_thread,
+            thread: Some(thread),
+            buffer: Vec::new(),
+            buffered: Amount::default(),
+            under_way: None,
+        })
     }
 
     /// Takes one record and the window room it holds.
@@ -130,6 +137,7 @@ impl Writer {
 /// Lets file systems that report errors late report them now.
 fn settle(file: &File) -> io::Result<()> {
     let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-    let reports_late = rustix::fs::fstatfs(file).is_ok_and(|fs| LATE_REPORTERS.contains(&(fs.f_type as u64 & 0xffff_ffff)));
+    let reports_late =
+        rustix::fs::fstatfs(file).is_ok_and(|fs| LATE_REPORTERS.contains(&(fs.f_type as u64 & 0xffff_ffff)));
     if regular && reports_late { file.sync_data() } else { Ok(()) }
 }

@@ -138,7 +138,9 @@ mod tests {
     #[test]
     fn probes_go_one_at_a_time_and_ever_more_rarely() {
         let mut breaker = Breaker::new(60 * SECOND);
-        (0..2).for_each(|_| { breaker.failure(Duration::ZERO, 1, false, 1.0); });
+        (0..2).for_each(|_| {
+            breaker.failure(Duration::ZERO, 1, false, 1.0);
+        });
         let mut waits = Vec::new();
         let mut now = Duration::ZERO;
         for _ in 0..8 {

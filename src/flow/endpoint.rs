@@ -133,7 +133,15 @@ impl Endpoint {
     }
 
     /// A line failed in a way that may be an outage. Returns whether the breaker opened by it.
-    pub fn trouble(&mut self, trouble: Trouble, key: u64, model: &str, now: Duration, was_probe: bool, unit: f64) -> bool {
+    pub fn trouble(
+        &mut self,
+        trouble: Trouble,
+        key: u64,
+        model: &str,
+        now: Duration,
+        was_probe: bool,
+        unit: f64,
+    ) -> bool {
         self.stalled_since.get_or_insert(now);
         let limit = self.limit.current();
         let opened = match trouble {
@@ -244,7 +252,9 @@ mod tests {
     #[test]
     fn a_model_that_is_down_leaves_the_others_alone() {
         let mut endpoint = endpoint(1);
-        (0..2).for_each(|_| { endpoint.trouble(Trouble::Model, 1, "down", NOW, false, 1.0); });
+        (0..2).for_each(|_| {
+            endpoint.trouble(Trouble::Model, 1, "down", NOW, false, 1.0);
+        });
         assert!(matches!(endpoint.permit(NOW), Permit::Wait(_)), "it is the only model known so far");
         endpoint.trouble(Trouble::Model, 2, "up", NOW, false, 1.0);
         assert_eq!(endpoint.permit(NOW), Permit::Free);
@@ -256,7 +266,9 @@ mod tests {
     #[test]
     fn an_outage_ends_at_half_the_limit() {
         let mut endpoint = endpoint(8);
-        (0..9).for_each(|key| { endpoint.trouble(Trouble::Endpoint, key, "m", NOW, false, 1.0); });
+        (0..9).for_each(|key| {
+            endpoint.trouble(Trouble::Endpoint, key, "m", NOW, false, 1.0);
+        });
         assert!(endpoint.is_open() && endpoint.success("m"));
         assert_eq!(endpoint.limit.current(), 4);
     }

@@ -110,7 +110,12 @@ impl Answer {
             serde_json::from_str(text).map_err(|error| format!("the reply is not a completion: {error}"))?;
         refuse_what_is_no_answer(&wire)?;
         let span = |raw: &RawValue| Span::of(text, raw);
-        let choices = wire.choices.unwrap_or_default().iter().map(|choice| read_choice(choice, &span)).collect::<Result<Vec<_>, _>>()?;
+        let choices = wire
+            .choices
+            .unwrap_or_default()
+            .iter()
+            .map(|choice| read_choice(choice, &span))
+            .collect::<Result<Vec<_>, _>>()?;
         if choices.is_empty() {
             return Err("the reply has no choices".to_owned());
         }
@@ -231,8 +236,18 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_refused() {
-        for text in ["null", "", "{}", "[]", r#"{"choices":[]}"#, r#"{"error":{"message":"x"}}"#, r#"{"status":true,"task_id":"x"}"#,
-            r#"{"model":"ollama","choices":[{"message":{"content":""}}]}"#, r#"{"choices":[{}]}"#, r#"{"choices":[{"message":{"content":"cut"#] {
+        for text in [
+            "null",
+            "",
+            "{}",
+            "[]",
+            r#"{"choices":[]}"#,
+            r#"{"error":{"message":"x"}}"#,
+            r#"{"status":true,"task_id":"x"}"#,
+            r#"{"model":"ollama","choices":[{"message":{"content":""}}]}"#,
+            r#"{"choices":[{}]}"#,
+            r#"{"choices":[{"message":{"content":"cut"#,
+        ] {
             assert!(answer(text).is_err(), "{text}");
         }
     }
@@ -240,6 +255,10 @@ mod tests {
     #[test]
     fn latest_is_the_same_model() {
         let answer = answer(r#"{"model":"llama3.1:latest","choices":[{"message":{"content":"a"}}]}"#).unwrap();
-        assert!(!answer.is_other_model("llama3.1") && !answer.is_other_model("llama3.1:latest") && answer.is_other_model("alias"));
+        assert!(
+            !answer.is_other_model("llama3.1")
+                && !answer.is_other_model("llama3.1:latest")
+                && answer.is_other_model("alias")
+        );
     }
 }

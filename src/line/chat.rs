@@ -11,8 +11,22 @@ use super::fields::{is_null, push_field, push_string};
 
 /// Sampling fields, as OpenAI, Ollama and Open WebUI's `params` name them.
 pub const SAMPLING_FIELDS: [&str; 16] = [
-    "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop", "frequency_penalty", "presence_penalty",
-    "repeat_penalty", "repeat_last_n", "num_ctx", "num_predict", "mirostat", "mirostat_eta", "mirostat_tau",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "max_tokens",
+    "stop",
+    "frequency_penalty",
+    "presence_penalty",
+    "repeat_penalty",
+    "repeat_last_n",
+    "num_ctx",
+    "num_predict",
+    "mirostat",
+    "mirostat_eta",
+    "mirostat_tau",
 ];
 
 /// Fields that make Open WebUI answer somewhere else than on this connection.

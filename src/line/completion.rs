@@ -252,7 +252,11 @@ fn merge(out: &mut Vec<u8>, field: &str, about: &About<'_>, outcome: &Outcome) {
     let error_field = format!("{field}_error");
     out.push(b'{');
     push_input(out, about, &[field, &error_field]);
-    let content = outcome.result.as_ref().ok().and_then(|answer| answer.choices.first().and_then(|choice| choice.content).map(|span| answer.part(span)));
+    let content = outcome
+        .result
+        .as_ref()
+        .ok()
+        .and_then(|answer| answer.choices.first().and_then(|choice| choice.content).map(|span| answer.part(span)));
     push_field(out, field, content.unwrap_or(b"null"));
     if outcome.result.is_err() {
         push_error(out, &error_field, outcome);

@@ -33,7 +33,10 @@ mod tests {
 
     #[test]
     fn controls_and_bidi_become_visible() {
-        assert_eq!(for_people("a\u{1b}[31m\nb\u{9b}\u{7f}\u{202e}é", 99), "a\\u{1b}[31m\\u{a}b\\u{9b}\\u{7f}\\u{202e}é");
+        assert_eq!(
+            for_people("a\u{1b}[31m\nb\u{9b}\u{7f}\u{202e}é", 99),
+            "a\\u{1b}[31m\\u{a}b\\u{9b}\\u{7f}\\u{202e}é"
+        );
     }
 
     #[test]

@@ -10,7 +10,8 @@ const SIGNATURES: [(&str, &str); 4] =
 
 /// Every image as a URL; the error names the one that is none.
 pub fn to_urls(images: &RawValue) -> Result<Vec<String>, String> {
-    let list: Vec<String> = serde_json::from_str(images.get()).map_err(|_| "images must be an array of strings".to_owned())?;
+    let list: Vec<String> =
+        serde_json::from_str(images.get()).map_err(|_| "images must be an array of strings".to_owned())?;
     list.into_iter().enumerate().map(|(index, image)| to_url(image, index + 1)).collect()
 }
 
@@ -20,7 +21,9 @@ fn to_url(image: String, number: usize) -> Result<String, String> {
     }
     match SIGNATURES.iter().find(|(signature, _)| image.starts_with(signature)) {
         Some((_, media_type)) => Ok(format!("data:{media_type};base64,{image}")),
-        None => Err(format!("image {number} is neither a URL, nor a data URL, nor the base64 of a PNG, JPEG, GIF or WebP")),
+        None => {
+            Err(format!("image {number} is neither a URL, nor a data URL, nor the base64 of a PNG, JPEG, GIF or WebP"))
+        }
     }
 }
 

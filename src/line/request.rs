@@ -78,12 +78,36 @@ pub struct BadLine {
 
 /// What is sent of a line with `prompt`, beside the prompt; everything else is the user's own data.
 pub const PROMPT_FIELDS: [&str; 11] = [
-    "model", "system", "images", "temperature", "top_p", "max_tokens", "seed", "stop", "response_format", "tools", "params",
+    "model",
+    "system",
+    "images",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "seed",
+    "stop",
+    "response_format",
+    "tools",
+    "params",
 ];
 /// Fields that are read here, and so must not occur twice.
 const FIELDS_READ: [&str; 16] = [
-    "messages", "prompt", "custom_id", "id", "model", "system", "images", "stream", "params", "body", "url", "method",
-    "chat_id", "session_id", "max_tokens", "stream_options",
+    "messages",
+    "prompt",
+    "custom_id",
+    "id",
+    "model",
+    "system",
+    "images",
+    "stream",
+    "params",
+    "body",
+    "url",
+    "method",
+    "chat_id",
+    "session_id",
+    "max_tokens",
+    "stream_options",
 ];
 const CHAT_PATH: &str = "/chat/completions";
 
@@ -91,7 +115,13 @@ impl Request {
     /// Makes a request of one record (without its terminator).
     pub fn parse(record: &[u8], form: InputForm, defaults: &Defaults) -> Result<Self, BadLine> {
         let text = simdutf8::compat::from_utf8(record).map_err(|error| {
-            bad(ErrorCode::NotUtf8, format!("not UTF-8: the first bad byte is number {}; convert it, for example with iconv -t UTF-8", error.valid_up_to() + 1))
+            bad(
+                ErrorCode::NotUtf8,
+                format!(
+                    "not UTF-8: the first bad byte is number {}; convert it, for example with iconv -t UTF-8",
+                    error.valid_up_to() + 1
+                ),
+            )
         })?;
         let trimmed = text.trim_ascii();
         match (form, trimmed.as_bytes().first()) {
@@ -116,7 +146,10 @@ fn not_json(error: &serde_json::Error) -> BadLine {
 
 fn no_object(text: &str) -> BadLine {
     match serde_json::from_str::<&RawValue>(text) {
-        Ok(_) => bad(ErrorCode::UnknownForm, "a request line is a JSON object with messages, prompt or body, or a JSON string"),
+        Ok(_) => bad(
+            ErrorCode::UnknownForm,
+            "a request line is a JSON object with messages, prompt or body, or a JSON string",
+        ),
         Err(error) => not_json(&error),
     }
 }
@@ -143,14 +176,19 @@ fn from_object(text: &str, defaults: &Defaults) -> Result<Request, BadLine> {
     } else if let Some(body) = fields.get("body") {
         from_batch(body, &fields, correlation.clone(), defaults)
     } else {
-        Err(bad(ErrorCode::UnknownForm, "the object has neither messages, nor prompt, nor body (of an OpenAI Batch line)"))
+        Err(bad(
+            ErrorCode::UnknownForm,
+            "the object has neither messages, nor prompt, nor body (of an OpenAI Batch line)",
+        ))
     };
     result.map_err(keep)
 }
 
 fn refuse_duplicates(fields: &Fields<'_>) -> Result<(), BadLine> {
     match fields.duplicate_of(&FIELDS_READ) {
-        Some(name) => Err(bad(ErrorCode::DuplicateKey, format!("the field \"{name}\" occurs twice; which of them is meant?"))),
+        Some(name) => {
+            Err(bad(ErrorCode::DuplicateKey, format!("the field \"{name}\" occurs twice; which of them is meant?")))
+        }
         None => Ok(()),
     }
 }
@@ -161,7 +199,12 @@ fn correlation_of(fields: &Fields<'_>) -> Option<Correlation> {
         .find_map(|field| Some(Correlation { field, value: fields.get(field.name())?.to_owned() }))
 }
 
-fn from_chat(fields: &Fields<'_>, form: Form, correlation: Option<Correlation>, defaults: &Defaults) -> Result<Request, BadLine> {
+fn from_chat(
+    fields: &Fields<'_>,
+    form: Form,
+    correlation: Option<Correlation>,
+    defaults: &Defaults,
+) -> Result<Request, BadLine> {
     let messages = fields.get("messages").map_or("null", RawValue::get);
     if !messages.starts_with('[') {
         return Err(bad(ErrorCode::BadField, "messages must be an array of messages"));
@@ -184,8 +227,14 @@ fn from_chat(fields: &Fields<'_>, form: Form, correlation: Option<Correlation>, 
     Ok(assembly.finish(fields, defaults))
 }
 
-fn from_prompt(prompt: &RawValue, fields: &Fields<'_>, correlation: Option<Correlation>, defaults: &Defaults) -> Result<Request, BadLine> {
-    let prompt: String = serde_json::from_str(prompt.get()).map_err(|_| bad(ErrorCode::BadField, "prompt must be a string"))?;
+fn from_prompt(
+    prompt: &RawValue,
+    fields: &Fields<'_>,
+    correlation: Option<Correlation>,
+    defaults: &Defaults,
+) -> Result<Request, BadLine> {
+    let prompt: String =
+        serde_json::from_str(prompt.get()).map_err(|_| bad(ErrorCode::BadField, "prompt must be a string"))?;
     let system = string_field(fields, "system")?;
     let images = match fields.get("images").filter(|value| !is_null(value)) {
         Some(images) => Some(images::to_urls(images).map_err(|message| bad(ErrorCode::BadField, message))?),
@@ -202,7 +251,12 @@ fn from_prompt(prompt: &RawValue, fields: &Fields<'_>, correlation: Option<Corre
     Ok(assembly.finish(fields, defaults))
 }
 
-fn from_batch(body: &RawValue, fields: &Fields<'_>, correlation: Option<Correlation>, defaults: &Defaults) -> Result<Request, BadLine> {
+fn from_batch(
+    body: &RawValue,
+    fields: &Fields<'_>,
+    correlation: Option<Correlation>,
+    defaults: &Defaults,
+) -> Result<Request, BadLine> {
     let as_batch = |mut line: BadLine| {
         line.form = Some(Form::Batch);
         line.correlation = line.correlation.or_else(|| correlation.clone());
@@ -229,7 +283,8 @@ fn check_target(fields: &Fields<'_>) -> Result<(), BadLine> {
 
 fn string_field(fields: &Fields<'_>, name: &str) -> Result<Option<String>, BadLine> {
     let Some(value) = fields.get(name).filter(|value| !is_null(value)) else { return Ok(None) };
-    let text: String = serde_json::from_str(value.get()).map_err(|_| bad(ErrorCode::BadField, format!("{name} must be a string")))?;
+    let text: String =
+        serde_json::from_str(value.get()).map_err(|_| bad(ErrorCode::BadField, format!("{name} must be a string")))?;
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
@@ -248,7 +303,8 @@ impl Assembly {
 
     fn model(&mut self, own: Option<String>, defaults: &Defaults) -> Result<(), BadLine> {
         let model = own.or_else(|| defaults.model.clone());
-        let model = model.ok_or_else(|| bad(ErrorCode::NoModel, "no model: give the line a model, or all lines one by -m MODEL"))?;
+        let model = model
+            .ok_or_else(|| bad(ErrorCode::NoModel, "no model: give the line a model, or all lines one by -m MODEL"))?;
         self.chat.push_text("model", &model);
         self.model = model.into();
         Ok(())

@@ -77,7 +77,11 @@ impl Counts {
 
     /// Flagged answers: truncated, empty, from another model.
     pub fn flags(&self) -> [(&'static str, u64); 3] {
-        [("truncated", self.truncated.load(Relaxed)), ("empty", self.empty.load(Relaxed)), ("other_model", self.other_model.load(Relaxed))]
+        [
+            ("truncated", self.truncated.load(Relaxed)),
+            ("empty", self.empty.load(Relaxed)),
+            ("other_model", self.other_model.load(Relaxed)),
+        ]
     }
 
     /// Failed lines by their code.
@@ -103,7 +107,11 @@ impl Counts {
                 add(&self.answered, 1);
                 add(&self.tokens_prompt, answer.tokens.prompt);
                 add(&self.tokens_completion, answer.tokens.completion);
-                for (counter, set) in [(&self.truncated, flags.truncated), (&self.empty, flags.empty), (&self.other_model, flags.other_model)] {
+                for (counter, set) in [
+                    (&self.truncated, flags.truncated),
+                    (&self.empty, flags.empty),
+                    (&self.other_model, flags.other_model),
+                ] {
                     add(counter, u64::from(set));
                 }
                 self.names().served(answer.model.as_deref().unwrap_or("(not said)"));

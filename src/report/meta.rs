@@ -16,13 +16,20 @@ use crate::filter::reader::End;
 pub fn write(config: &Config, reporter: &Reporter, end: Option<&End>, unsettled: u64, exit: Exit) -> Result<(), Stop> {
     let Some(path) = &config.output.meta else { return Ok(()) };
     let value = summary(config, reporter, end, unsettled, exit);
-    publish(path, &value).map_err(|error| Stop::new(Exit::Io, format!("--meta: write {}: {error}", crate::line::escape::for_people(&path.to_string_lossy(), 200))))
+    publish(path, &value).map_err(|error| {
+        Stop::new(
+            Exit::Io,
+            format!("--meta: write {}: {error}", crate::line::escape::for_people(&path.to_string_lossy(), 200)),
+        )
+    })
 }
 
 fn summary(config: &Config, reporter: &Reporter, end: Option<&End>, unsettled: u64, exit: Exit) -> Value {
     let counts = reporter.counts();
     let (prompt, completion) = counts.tokens();
-    let map = |pairs: Vec<(String, u64)>| pairs.into_iter().map(|(name, count)| (name, Value::from(count))).collect::<Map<_, _>>();
+    let map = |pairs: Vec<(String, u64)>| {
+        pairs.into_iter().map(|(name, count)| (name, Value::from(count))).collect::<Map<_, _>>()
+    };
     let codes = counts.codes().into_iter().map(|(code, count)| (code.as_str().to_owned(), count)).collect();
     let flags = counts.flags().iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
     json!({

@@ -41,7 +41,14 @@ impl Reporter {
         let counts = Arc::new(Counts::default());
         let verbosity = config.report.verbosity;
         let progress = Progress::start(&config.report, &counts, sources, config.input.separator);
-        let reporter = Self { verbosity, counts, progress, began: Instant::now(), began_at: SystemTime::now(), left_out: AtomicBool::new(false) };
+        let reporter = Self {
+            verbosity,
+            counts,
+            progress,
+            began: Instant::now(),
+            began_at: SystemTime::now(),
+            left_out: AtomicBool::new(false),
+        };
         config.warnings.iter().for_each(|warning| reporter.warn(warning));
         reporter
     }
@@ -84,11 +91,15 @@ impl Reporter {
         match event {
             Event::Sent { .. } | Event::Ended { .. } => {}
             Event::DialectFound(dialect) => tracing::info!(dialect = dialect.name(), "dialect found"),
-            Event::Retry { reason, delay } => tracing::info!(delay_seconds = delay.as_secs_f64(), reason = for_people(reason, 300), "retry"),
+            Event::Retry { reason, delay } => {
+                tracing::info!(delay_seconds = delay.as_secs_f64(), reason = for_people(reason, 300), "retry")
+            }
             Event::Paused { reason } => self.warn(&format!("paused: {reason}")),
             Event::Resumed => self.warn("the service answers again: going on"),
             Event::Draining { in_flight: 0 } => {}
-            Event::Draining { in_flight } => self.warn(&format!("stopping: waiting for {in_flight} requests in flight")),
+            Event::Draining { in_flight } => {
+                self.warn(&format!("stopping: waiting for {in_flight} requests in flight"))
+            }
         }
     }
 
@@ -129,5 +140,10 @@ pub fn start_log(verbosity: Verbosity) {
         Verbosity::Verbose => tracing::Level::INFO,
         Verbosity::Debug => tracing::Level::DEBUG,
     };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).with_ansi(stderr_is_terminal()).init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(stderr_is_terminal())
+        .init();
 }

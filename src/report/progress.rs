@@ -74,7 +74,8 @@ fn new_bar() -> ProgressBar {
 /// Counts the lines of the input on a thread of its own, when all of it lies in files.
 fn count_lines(sources: &[Source], separator: Separator, total: &Arc<AtomicU64>) {
     let regular = |source: &Source| source.file.metadata().is_ok_and(|metadata| metadata.is_file());
-    let copies: Option<Vec<File>> = sources.iter().map(|source| source.file.try_clone().ok().filter(|_| regular(source))).collect();
+    let copies: Option<Vec<File>> =
+        sources.iter().map(|source| source.file.try_clone().ok().filter(|_| regular(source))).collect();
     let Some(files) = copies else { return };
     let total = Arc::clone(total);
     let counting = move || {

@@ -7,7 +7,8 @@ pub fn line(counts: &Counts, seconds: f64, unsettled: u64, complete: bool) -> St
     let settled = counts.settled();
     let mut parts = vec![format!("{} answered", counts.answered())];
     if counts.failed() > 0 {
-        let codes: Vec<String> = counts.codes().iter().map(|(code, count)| format!("{} {count}", code.as_str())).collect();
+        let codes: Vec<String> =
+            counts.codes().iter().map(|(code, count)| format!("{} {count}", code.as_str())).collect();
         parts.push(format!("{} failed ({})", counts.failed(), codes.join(", ")));
     }
     parts.extend(counts.flags().iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")));

@@ -8,9 +8,9 @@ use super::super::errand::Report;
 use super::super::policy::{Question, Step};
 use super::super::ticket::{Charge, Ticket};
 use super::{Core, Event, Flight, Halt, HaltCause, Mode, format_seconds};
+use crate::api::Dialect;
 use crate::api::models;
 use crate::api::transport::{Page, Transport, TransportError};
-use crate::api::Dialect;
 use crate::flow::backoff;
 use crate::flow::endpoint::Trouble;
 use crate::line::{ErrorCode, Failure};
@@ -121,7 +121,9 @@ impl<T: Transport> Core<'_, T> {
     pub(super) fn reported<M: Mode>(&mut self, report: Report, mode: &mut M) {
         match (report.page, report.reply) {
             (_, Err(TransportError::Misconfigured(message))) => {
-                let way_out = "check --base-url, --ca-cert and the proxy variables; `anvil-filter check` walks them one by one".to_owned();
+                let way_out =
+                    "check --base-url, --ca-cert and the proxy variables; `anvil-filter check` walks them one by one"
+                        .to_owned();
                 self.halt_run(Halt { cause: HaltCause::Misconfigured, message, way_out }, mode);
             }
             (Page::Version, reply) => self.version_reported(reply, mode),
@@ -178,7 +180,14 @@ impl<T: Transport> Core<'_, T> {
     }
 
     /// What to do with one who asked; `None` when it waits for a new token.
-    fn answer_one<M: Mode>(&mut self, ticket: &mut Ticket, question: &Question, flight: Flight, reply: &Result<(u16, Bytes), TransportError>, mode: &mut M) -> Option<Step> {
+    fn answer_one<M: Mode>(
+        &mut self,
+        ticket: &mut Ticket,
+        question: &Question,
+        flight: Flight,
+        reply: &Result<(u16, Bytes), TransportError>,
+        mode: &mut M,
+    ) -> Option<Step> {
         let refused = matches!(reply, Ok((401 | 403, _)));
         match (question, reply) {
             (Question::Token(text), _) if refused => {
@@ -248,9 +257,12 @@ impl<T: Transport> Core<'_, T> {
 
     pub(super) fn look_after_token<M: Mode>(&mut self, now: Duration, mode: &mut M) {
         let free = self.errand.is_none();
-        let Some(wait) = self.asking.token_wait.as_mut().filter(|wait| !wait.trying && now >= wait.look_at) else { return };
+        let Some(wait) = self.asking.token_wait.as_mut().filter(|wait| !wait.trying && now >= wait.look_at) else {
+            return;
+        };
         if now.saturating_sub(wait.since) >= self.settings.auth_wait {
-            let message = format!("{}, and no new one came within {}", wait.message, format_seconds(self.settings.auth_wait));
+            let message =
+                format!("{}, and no new one came within {}", wait.message, format_seconds(self.settings.auth_wait));
             return self.halt_run(token_halt(&message), mode);
         }
         wait.look_at = now + TOKEN_LOOK;
