@@ -9,16 +9,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::attempt::{Plan, Seen, attempt};
 use super::errand::{self, Report};
+use super::lanes::Lanes;
 use super::policy::{Circumstances, Record, Step, decide};
 use super::ticket::Ticket;
-use super::{Delta, Ended, Event, Halt, HaltCause, Mode, Settings, Work};
+use super::{Delta, Ended, Event, Halt, HaltCause, Mode, Settings};
 use crate::api::Dialect;
 use crate::api::body::{render, streams};
 use crate::api::transport::{Page, Transport};
@@ -36,7 +35,8 @@ const MODEL_LOOK: Duration = Duration::from_millis(100);
 const GATE_MENTIONED: Duration = Duration::from_secs(2);
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-type Finished = (Ticket, Flight, Seen);
+type Job = (Box<Ticket>, Flight, Vec<u8>, Plan);
+type Finished = (Box<Ticket>, Flight, Seen);
 
 /// What the engine remembers of an attempt under way.
 #[derive(Clone, Copy, Debug)]
@@ -51,10 +51,10 @@ enum Happening {
     Level(Level),
     MustStop,
     Delta(Delta),
-    Finished(Box<Finished>),
+    Finished(Finished),
     Reported(Report),
     Due(Box<Ticket>),
-    Pulled(Box<Work>),
+    Pulled(Box<Ticket>),
     SourceEnded,
     Tick,
     Over,
@@ -80,8 +80,8 @@ struct Core<'a, T: Transport> {
     dialect: Option<Dialect>,
     dialect_failures: u32,
     dialect_at: Duration,
-    in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Finished> + 'a>>>,
-    retries: BinaryHeap<Ticket>,
+    in_flight: Lanes<'a, Job, Finished>,
+    retries: BinaryHeap<Box<Ticket>>,
     budget_at: Duration,
     errand: Option<Pin<Box<dyn Future<Output = Report> + 'a>>>,
     asking: asking::Asking,
@@ -106,7 +106,7 @@ impl<'a, T: Transport> Core<'a, T> {
             dialect: settings.dialect,
             dialect_failures: 0,
             dialect_at: Duration::ZERO,
-            in_flight: FuturesUnordered::new(),
+            in_flight: Lanes::new(),
             retries: BinaryHeap::new(),
             budget_at: Duration::ZERO,
             errand: None,
@@ -158,8 +158,8 @@ impl<'a, T: Transport> Core<'a, T> {
         {
             return Poll::Ready(Happening::Delta(delta));
         }
-        if let Poll::Ready(Some(finished)) = self.in_flight.poll_next_unpin(cx) {
-            return Poll::Ready(Happening::Finished(Box::new(finished)));
+        if let Poll::Ready(finished) = self.in_flight.poll_next(cx) {
+            return Poll::Ready(Happening::Finished(finished));
         }
         if let Some(Poll::Ready(report)) = self.errand.as_mut().map(|errand| errand.as_mut().poll(cx)) {
             self.errand = None;
@@ -194,23 +194,25 @@ impl<'a, T: Transport> Core<'a, T> {
         // A fresh line makes the better probe: if the line that failed last is itself the trouble, the outage ends.
         let probe = self.endpoint.permit(now) == Permit::Probe;
         if !probe && let Some(ticket) = self.pop_due(now) {
-            return Poll::Ready(Happening::Due(Box::new(ticket)));
+            return Poll::Ready(Happening::Due(ticket));
         }
         if !self.source_ended {
             match mode.poll_pull(cx) {
-                Poll::Ready(Some(work)) => return Poll::Ready(Happening::Pulled(Box::new(work))),
+                Poll::Ready(Some(work)) => {
+                    return Poll::Ready(Happening::Pulled(Box::new(Ticket::new(work.key, work.request))));
+                }
                 Poll::Ready(None) => return Poll::Ready(Happening::SourceEnded),
                 Poll::Pending => {}
             }
         }
         match probe.then(|| self.retries.pop()).flatten() {
-            Some(ticket) => Poll::Ready(Happening::Due(Box::new(ticket))),
+            Some(ticket) => Poll::Ready(Happening::Due(ticket)),
             None => Poll::Pending,
         }
     }
 
     /// The retry that is due, if the budget has a token for it.
-    fn pop_due(&mut self, now: Duration) -> Option<Ticket> {
+    fn pop_due(&mut self, now: Duration) -> Option<Box<Ticket>> {
         let first = self.retries.peek().filter(|ticket| ticket.due <= now)?;
         if !first.unspent
             && let Err(until) = self.endpoint.budget.take(now)
@@ -268,10 +270,10 @@ impl<'a, T: Transport> Core<'a, T> {
             Happening::Level(Level::Aborting) | Happening::MustStop => return Some(Ended::Aborted),
             Happening::Level(level) => self.drain(level, mode),
             Happening::Delta(delta) => mode.delta(delta),
-            Happening::Finished(finished) => self.finished(*finished, mode),
+            Happening::Finished(finished) => self.finished(finished, mode),
             Happening::Reported(report) => self.reported(report, mode),
-            Happening::Due(ticket) => self.send(*ticket, mode),
-            Happening::Pulled(work) => self.send(Ticket::new(work.key, work.request), mode),
+            Happening::Due(ticket) => self.send(ticket, mode),
+            Happening::Pulled(ticket) => self.send(ticket, mode),
             Happening::SourceEnded => self.source_ended = true,
             Happening::Tick => return self.tick(mode),
             Happening::Over => return Some(self.ended()),
@@ -305,7 +307,7 @@ impl<'a, T: Transport> Core<'a, T> {
     }
 
     /// Sends one request, unless its model is held back or its line cannot be sent to this dialect.
-    fn send<M: Mode>(&mut self, mut ticket: Ticket, mode: &mut M) {
+    fn send<M: Mode>(&mut self, mut ticket: Box<Ticket>, mode: &mut M) {
         let now = self.now();
         match self.endpoint.permit_model(&ticket.request.model, now) {
             Permit::Free | Permit::Probe => {}
@@ -337,14 +339,14 @@ impl<'a, T: Transport> Core<'a, T> {
             deltas: self.deltas.as_ref().map(|(sender, _)| sender.clone()),
         };
         let transport = self.transport;
-        self.in_flight.push(Box::pin(async move {
+        self.in_flight.start((ticket, flight, body, plan), move |(ticket, flight, body, plan)| async move {
             let seen = attempt(transport, body, plan).await;
             (ticket, flight, seen)
-        }));
+        });
         mode.event(Event::Sent { in_flight: self.in_flight.len() });
     }
 
-    fn put_off(&mut self, mut ticket: Ticket, due: Duration) {
+    fn put_off(&mut self, mut ticket: Box<Ticket>, due: Duration) {
         ticket.due = due;
         self.retries.push(ticket);
     }
@@ -370,7 +372,7 @@ impl<'a, T: Transport> Core<'a, T> {
         self.apply(step, ticket, flight, mode);
     }
 
-    fn apply<M: Mode>(&mut self, step: Step, ticket: Ticket, flight: Flight, mode: &mut M) {
+    fn apply<M: Mode>(&mut self, step: Step, ticket: Box<Ticket>, flight: Flight, mode: &mut M) {
         match step {
             Step::Settle(result) => self.settle(ticket, result, mode),
             Step::Retry { reason, at_least } => self.retry(ticket, reason, at_least, mode),
@@ -379,7 +381,7 @@ impl<'a, T: Transport> Core<'a, T> {
         }
     }
 
-    fn settle<M: Mode>(&mut self, ticket: Ticket, result: Result<Answer, Failure>, mode: &mut M) {
+    fn settle<M: Mode>(&mut self, ticket: Box<Ticket>, result: Result<Answer, Failure>, mode: &mut M) {
         if result.is_ok() {
             self.asking.token_accepted();
             self.endpoint.success(&ticket.request.model);
@@ -388,7 +390,7 @@ impl<'a, T: Transport> Core<'a, T> {
         mode.settle(ticket.key, &ticket.request, Outcome { result, attempts: ticket.attempts, seconds });
     }
 
-    fn retry<M: Mode>(&mut self, mut ticket: Ticket, reason: String, at_least: Duration, mode: &mut M) {
+    fn retry<M: Mode>(&mut self, mut ticket: Box<Ticket>, reason: String, at_least: Duration, mode: &mut M) {
         ticket.failures += 1;
         ticket.unspent = false;
         let cap = self.settings.retry_delay_max;

@@ -8,6 +8,7 @@
 mod attempt;
 mod core;
 mod errand;
+mod lanes;
 mod policy;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,9 @@ use crate::line::{BadLine, Defaults, ErrorCode, Failure, Form, InputForm, Outcom
 use crate::report::Reporter;
 use crate::shutdown::{Level, Shutdown};
 
+const SPARE_MAX: usize = 64;
+const SPARE_BYTES_MAX: usize = 16 << 10;
+
 /// What the mode needs to know.
 #[derive(Debug)]
 pub struct Settings {
@@ -63,6 +66,8 @@ pub struct Filter<'r> {
     shutdown: Shutdown,
     why: Option<Why>,
     parsed_any: bool,
+    /// Buffers of records that have left, to be filled again.
+    spare: Vec<Vec<u8>>,
 }
 
 /// What is left when the engine has ended.
@@ -116,6 +121,7 @@ impl<'r> Filter<'r> {
             end: None,
             why: None,
             parsed_any: false,
+            spare: Vec::new(),
         }
     }
 
@@ -125,7 +131,7 @@ impl<'r> Filter<'r> {
         let window = std::mem::replace(&mut self.window, Window::new(super::Order::Input, 0, 0));
         for entry in window.give_up() {
             match entry {
-                Ok(left) => leave(left, &mut self.writer, &mut self.failed_lines),
+                Ok(left) => drop(leave(left, &mut self.writer, &mut self.failed_lines)),
                 Err(pending) => {
                     unsettled += 1;
                     keep_failed(&mut self.failed_lines, &pending);
@@ -178,14 +184,21 @@ impl<'r> Filter<'r> {
         let record = self.window.pending(key).and_then(|pending| pending.record.as_deref());
         let about =
             About { line, form: bad.form, correlation: bad.correlation.as_ref(), model: None, chat: None, record };
-        let output = self.settings.style.render(&about, &outcome);
+        let mut output = self.spare.pop().unwrap_or_default();
+        self.settings.style.render(&about, &outcome, &mut output);
         self.book(line, &outcome, Flags::default());
         self.leave_window(key, output, true);
     }
 
     fn leave_window(&mut self, key: u64, output: Vec<u8>, failed: bool) {
-        let (writer, failed_lines) = (&mut self.writer, &mut self.failed_lines);
-        self.window.settle(key, output, failed, &mut |left| leave(left, writer, failed_lines));
+        let (writer, failed_lines, spare) = (&mut self.writer, &mut self.failed_lines, &mut self.spare);
+        self.window.settle(key, output, failed, &mut |left| {
+            let mut output = leave(left, writer, failed_lines);
+            if spare.len() < SPARE_MAX && output.capacity() <= SPARE_BYTES_MAX {
+                output.clear();
+                spare.push(output);
+            }
+        });
     }
 
     fn book(&mut self, line: u64, outcome: &Outcome, flags: Flags) {
@@ -227,12 +240,13 @@ fn too_long(length: u64, line_bytes_max: usize) -> Failure {
     )
 }
 
-fn leave(left: Left, writer: &mut Writer, failed_lines: &mut Option<FailedLines>) {
+fn leave(left: Left, writer: &mut Writer, failed_lines: &mut Option<FailedLines>) -> Vec<u8> {
     let kept = left.pending.record.as_ref().map_or(0, |record| record.len());
     writer.push(&left.output, Amount { lines: 1, bytes: left.output.len() + kept });
     if left.failed {
         keep_failed(failed_lines, &left.pending);
     }
+    left.output
 }
 
 fn keep_failed(failed_lines: &mut Option<FailedLines>, pending: &Pending) {
@@ -280,7 +294,8 @@ impl Mode for Filter<'_> {
             record: pending.record.as_deref(),
         };
         let flags = outcome.result.as_ref().map_or_else(|_| Flags::default(), |answer| Flags::of(answer, &about));
-        let output = self.settings.style.render(&about, &outcome);
+        let mut output = self.spare.pop().unwrap_or_default();
+        self.settings.style.render(&about, &outcome, &mut output);
         self.book(line, &outcome, flags);
         self.leave_window(key.0, output, outcome.result.is_err());
     }

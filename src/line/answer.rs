@@ -90,14 +90,6 @@ struct WireMessage<'a> {
     tool_calls: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct WireUsage<'a> {
-    #[serde(borrow, default)]
-    prompt_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    completion_tokens: Option<&'a RawValue>,
-}
-
 impl Answer {
     /// Reads one whole `chat.completion` object. The error says in a few words why it is no completion.
     pub fn parse(body: Bytes) -> Result<Self, String> {
@@ -192,11 +184,17 @@ impl Span {
 }
 
 impl Tokens {
-    /// Reads the two counts leniently: whatever is no whole number counts as 0.
+    /// Reads the two counts leniently: whatever is no whole number counts as 0. Both lie at the top of the usage object,
+    /// and quotes within JSON strings are escaped, so the name in quotes can only be the member itself.
     fn read(usage: &RawValue) -> Self {
-        let Ok(wire) = serde_json::from_str::<WireUsage<'_>>(usage.get()) else { return Self::default() };
-        let count = |raw: Option<&RawValue>| raw.and_then(|raw| raw.get().parse().ok()).unwrap_or(0);
-        Self { prompt: count(wire.prompt_tokens), completion: count(wire.completion_tokens) }
+        let count = |name: &str| {
+            let at = memchr::memmem::find(usage.get().as_bytes(), name.as_bytes())?;
+            let value = usage.get()[at + name.len()..].trim_ascii_start().strip_prefix(':')?.trim_ascii_start();
+            let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+            value[..digits].parse().ok()
+        };
+        let (prompt, completion) = (count("\"prompt_tokens\""), count("\"completion_tokens\""));
+        Self { prompt: prompt.unwrap_or(0), completion: completion.unwrap_or(0) }
     }
 }
 

@@ -68,20 +68,19 @@ impl Flags {
 }
 
 impl Style {
-    /// One record, terminator included.
-    pub fn render(&self, about: &About<'_>, outcome: &Outcome) -> Vec<u8> {
-        let mut out = Vec::with_capacity(256 + outcome.result.as_ref().map_or(0, |answer| answer.body().len()));
+    /// Appends one record, terminator included.
+    pub fn render(&self, about: &About<'_>, outcome: &Outcome, out: &mut Vec<u8>) {
+        out.reserve(256 + outcome.result.as_ref().map_or(0, |answer| answer.body().len()));
         let batch = about.form == Some(Form::Batch);
         match (&self.merge, self.format) {
-            (Some(field), _) => merge(&mut out, field, about, outcome),
-            (None, Some(Format::Text)) => text(&mut out, outcome),
-            (None, Some(Format::Batch)) => batch_result(&mut out, about, outcome),
-            (None, None) if batch => batch_result(&mut out, about, outcome),
-            (None, Some(Format::Raw)) => raw(&mut out, about, outcome),
-            (None, _) => completion(&mut out, about, outcome),
+            (Some(field), _) => merge(out, field, about, outcome),
+            (None, Some(Format::Text)) => text(out, outcome),
+            (None, Some(Format::Batch)) => batch_result(out, about, outcome),
+            (None, None) if batch => batch_result(out, about, outcome),
+            (None, Some(Format::Raw)) => raw(out, about, outcome),
+            (None, _) => completion(out, about, outcome),
         }
         out.push(self.terminator);
-        out
     }
 
     /// One `events` record for a delta, which is a JSON value.

@@ -22,7 +22,7 @@ const LIST_FRESH: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct Asker {
-    ticket: Ticket,
+    ticket: Box<Ticket>,
     question: Question,
     flight: Flight,
 }
@@ -98,7 +98,7 @@ impl Asking {
 }
 
 impl<T: Transport> Core<'_, T> {
-    pub(super) fn ask<M: Mode>(&mut self, mut ticket: Ticket, question: Question, flight: Flight, mode: &mut M) {
+    pub(super) fn ask<M: Mode>(&mut self, mut ticket: Box<Ticket>, question: Question, flight: Flight, mode: &mut M) {
         let now = self.now();
         if matches!(question, Question::Token(_)) && flight.token_generation != self.asking.generation {
             // It was sent with the token before.
