@@ -52,6 +52,8 @@ use exit::{Exit, Stop};
 
 /// Runs the program with the process's own arguments and environment, and returns its status.
 pub fn run() -> Exit {
+    // Keys must not lie in core dumps, nor be read by others' debuggers. Where that is refused, no harm is done.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     match cli::parse(std::env::args_os()) {
         Ok(cli) => run_cli(cli).unwrap_or_else(|stop| tell(&stop)),
         Err(CliExit::Help(text)) => print_help(&text),

@@ -10,8 +10,10 @@ mod writer;
 
 use std::io::IsTerminal as _;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use crate::api::client::{ApiClient, Settings as ClientSettings};
+use crate::api::token::jwt_expiry;
 use crate::command;
 use crate::config::{Config, InputFile, Separator, Service};
 use crate::engine::{self, Ended, HaltCause};
@@ -33,6 +35,9 @@ use writer::Writer;
 /// The reorder window, as a multiple of the concurrency: wide enough that one slow request does not idle the others.
 const WINDOW_PER_SLOT: usize = 64;
 
+/// A token that lives longer is not worth a word at the start.
+const EXPIRY_NEAR: Duration = Duration::from_secs(48 * 3600);
+
 /// Runs the filter to its end.
 pub async fn run(config: Config) -> Result<Exit, Stop> {
     let sources = open_sources(&config)?;
@@ -42,6 +47,9 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
     let shutdown = Shutdown::default();
     listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
     let reporter = Reporter::start(&config, &sources);
+    if let Some(warning) = expiry_warning(&config, SystemTime::now()) {
+        reporter.warn(&warning);
+    }
     let split = split(&config);
     let input = reader::spawn(sources, split)
         .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
@@ -55,6 +63,21 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
         return Err(command::models::no_model(&client).await);
     }
     Closing { config: &config, reporter: &reporter, shutdown: &shutdown }.close(ended, rest).await
+}
+
+/// What a token's own expiry says, when it is near or past. The token is read, not verified.
+fn expiry_warning(config: &Config, now: SystemTime) -> Option<String> {
+    let secret = config.service.token.read().ok()??;
+    let expiry = jwt_expiry(&secret)?;
+    let way_out = "get a new one from the web page of the service (Settings, Account)";
+    match expiry.duration_since(now) {
+        Err(_) => Some(format!("the token has expired, it says; {way_out}")),
+        Ok(left) if left < EXPIRY_NEAR => {
+            let minutes = Duration::from_secs(left.as_secs().div_ceil(60) * 60);
+            Some(format!("the token expires in {}; {way_out}", humantime::format_duration(minutes)))
+        }
+        Ok(_) => None,
+    }
 }
 
 /// Opens every input; one that cannot be read is found before anything is sent.

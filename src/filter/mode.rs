@@ -15,7 +15,7 @@ use super::writer::{Amount, Writer};
 use crate::config::Allowance;
 use crate::engine::{Delta, Event, Key, Mode, Work};
 use crate::line::completion::{About, Flags, Style};
-use crate::line::{BadLine, Defaults, ErrorCode, Failure, Form, InputForm, Outcome, Request};
+use crate::line::{BadLine, Defaults, ErrorCode, Failure, Form, Format, InputForm, Outcome, Request};
 use crate::report::Reporter;
 use crate::shutdown::{Level, Shutdown};
 
@@ -163,7 +163,12 @@ impl<'r> Filter<'r> {
         let key = self.admit(record.line, Some(content));
         let first = !std::mem::replace(&mut self.parsed_any, true);
         match request {
-            Ok(request) => Some(Work { key: Key(key), request }),
+            Ok(request) => {
+                if self.settings.style.format == Some(Format::Events) {
+                    self.window.set_correlation(key, request.correlation.clone());
+                }
+                Some(Work { key: Key(key), request })
+            }
             Err(mut bad) => {
                 if first && bad.failure.code == ErrorCode::NotJson && !content.trim_ascii_start().starts_with(b"{") {
                     bad.failure.message.push_str("; if every line is a prompt, use --input text");
@@ -176,7 +181,8 @@ impl<'r> Filter<'r> {
 
     fn admit(&mut self, line: u64, content: Option<&[u8]>) -> u64 {
         let record = content.filter(|_| self.keep_records).map(Into::into);
-        self.window.admit(Pending { line, record })
+        let weight_bytes = content.map_or(0, <[u8]>::len);
+        self.window.admit(Pending { line, weight_bytes, record, correlation: None })
     }
 
     fn bad_line(&mut self, key: u64, line: u64, bad: BadLine) {
@@ -241,8 +247,7 @@ fn too_long(length: u64, line_bytes_max: usize) -> Failure {
 }
 
 fn leave(left: Left, writer: &mut Writer, failed_lines: &mut Option<FailedLines>) -> Vec<u8> {
-    let kept = left.pending.record.as_ref().map_or(0, |record| record.len());
-    writer.push(&left.output, Amount { lines: 1, bytes: left.output.len() + kept });
+    writer.push(&left.output, Amount { lines: 1, bytes: left.output.len() + left.pending.kept_bytes() });
     if left.failed {
         keep_failed(failed_lines, &left.pending);
     }

@@ -6,24 +6,30 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::Order;
+use crate::line::Correlation;
 
 /// An input line that has been let in and not yet gone out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Pending {
     /// Its number in the whole input.
     pub line: u64,
+    /// The length of its input record: what its request takes in memory until it is settled.
+    pub weight_bytes: usize,
     /// The input record, when it may be needed again.
     pub record: Option<Box<[u8]>>,
+    /// The line's own id, when its deltas are to bear it.
+    pub correlation: Option<Correlation>,
 }
 
 impl Pending {
-    fn bytes(&self) -> usize {
+    /// What it still takes once its request is gone.
+    pub fn kept_bytes(&self) -> usize {
         self.record.as_ref().map_or(0, |record| record.len())
     }
 }
 
 /// A line that has left the window.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Left {
     /// What is known of the input.
     pub pending: Pending,
@@ -81,7 +87,7 @@ impl Window {
         let key = self.next;
         self.next += 1;
         self.lines += 1;
-        self.bytes += pending.bytes();
+        self.bytes += pending.weight_bytes + pending.kept_bytes();
         match &mut self.slots {
             Slots::InOrder { slots, .. } => slots.push_back(Slot { pending, output: None }),
             Slots::AsTheyCome(map) => {
@@ -99,18 +105,31 @@ impl Window {
         }
     }
 
+    /// Remembers a line's own id until it settles.
+    pub fn set_correlation(&mut self, key: u64, correlation: Option<Correlation>) {
+        let pending = match &mut self.slots {
+            Slots::InOrder { first, slots } => slots.get_mut((key - *first) as usize).map(|slot| &mut slot.pending),
+            Slots::AsTheyCome(map) => map.get_mut(&key),
+        };
+        if let Some(pending) = pending {
+            pending.correlation = correlation;
+        }
+    }
+
     /// A line is settled: hands every line that may now leave to `leave`.
     pub fn settle(&mut self, key: u64, output: Vec<u8>, failed: bool, leave: &mut impl FnMut(Left)) {
         self.bytes += output.len();
         match &mut self.slots {
             Slots::AsTheyCome(map) => {
                 let pending = map.remove(&key).expect("a line settles once");
+                self.bytes -= pending.weight_bytes;
                 leave(Left { pending, output, failed });
             }
             Slots::InOrder { first, slots } => {
                 let slot = &mut slots[(key - *first) as usize];
                 assert!(slot.output.is_none(), "a line settles once");
                 slot.output = Some((output, failed));
+                self.bytes -= slot.pending.weight_bytes;
                 while slots.front().is_some_and(|slot| slot.output.is_some()) {
                     let slot = slots.pop_front().expect("the front was just seen");
                     *first += 1;
@@ -157,7 +176,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn line(number: u64) -> Pending {
-        Pending { line: number, record: None }
+        Pending { line: number, ..Pending::default() }
     }
 
     #[test]
@@ -178,9 +197,10 @@ mod tests {
     #[test]
     fn bytes_bound_it_too() {
         let mut window = Window::new(Order::Completion, 100, 10);
-        let key = window.admit(Pending { line: 1, record: Some(vec![0; 4].into()) });
+        let key =
+            window.admit(Pending { line: 1, weight_bytes: 3, record: Some(vec![0; 4].into()), correlation: None });
         assert!(window.has_room());
-        window.settle(key, vec![0; 6], true, &mut |_| {});
+        window.settle(key, vec![0; 6], true, &mut |left| assert_eq!(left.pending.kept_bytes(), 4));
         assert!(!window.has_room());
         window.written(1, 10);
         assert!(window.has_room());
