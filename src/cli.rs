@@ -23,6 +23,7 @@ use crate::config::{
     build, parse_allowance, parse_base_url, parse_bytes, parse_duration, parse_param,
 };
 use crate::exit::{Stop, help_text};
+use crate::line::escape::shown;
 use crate::line::{Format, InputForm};
 
 /// What `--help` shows before the exit table.
@@ -317,7 +318,7 @@ impl Cli {
         self.refuse_overwriting("--meta", self.output.meta.as_deref())?;
         match (&self.output.failed, &self.output.meta) {
             (Some(failed), Some(meta)) if is_same_file(failed, meta) => {
-                Err(Stop::usage(format!("--failed and --meta both name {}", failed.display()))
+                Err(Stop::usage(format!("--failed and --meta both name {}", shown(failed)))
                     .way_out("name two different files"))
             }
             _ => Ok(()),
@@ -331,7 +332,7 @@ impl Cli {
         let mut inputs = named.map(|file| if file == Path::new("-") { stdin } else { file }).chain(unasked);
         match output {
             Some(output) if inputs.any(|input| is_same_file(input, output)) => {
-                Err(Stop::usage(format!("{flag} {} is an input, and would overwrite it", output.display()))
+                Err(Stop::usage(format!("{flag} {} is an input, and would overwrite it", shown(output)))
                     .way_out(format!("name another file after {flag}")))
             }
             _ => Ok(()),

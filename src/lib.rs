@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! main → lib → cli → config
-//! filter, command → report, engine → flow, api → line
+//! filter, command → report, connection, engine → flow, api → line
 //! ```
 //!
 //! Arrows point one way; an ordinary test (`tests/house.rs`) reads the sources and fails on one that runs back.
@@ -35,6 +35,7 @@ pub mod api;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod connection;
 pub mod engine;
 pub mod exit;
 pub mod filter;
@@ -93,6 +94,9 @@ fn tell(stop: &Stop) -> Exit {
 }
 
 fn print_help(text: &str) -> Exit {
+    if !stdout_probe::was_open() {
+        return tell(&Stop::new(Exit::Io, "write standard output: it is closed"));
+    }
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Ok(()) => Exit::Answered,
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::ReaderGone,

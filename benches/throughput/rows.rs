@@ -44,7 +44,10 @@ fn input(bench: &Bench, lines: usize, bytes: usize) -> PathBuf {
 
 fn program(bench: &Bench, base_url: &str, in_flight: usize, further: &[&str]) -> Command {
     let mut command = Command::new(&bench.program);
-    command.args(["--base-url", base_url, "-q", "-j", &in_flight.to_string()]).args(further);
+    command
+        .env("ANVILGPT_API_KEY", "x")
+        .args(["--base-url", base_url, "-q", "-j", &in_flight.to_string()])
+        .args(further);
     command
 }
 

@@ -135,7 +135,8 @@ fn bad_request(message: &str, text: String) -> Signal {
     }
     match inner {
         Some(200) => Signal::Invalid(text),
-        Some(404) => Signal::NotFound(text),
+        // Open WebUI itself answered, so the address is right: it is Ollama that lacks the model.
+        Some(404) => Signal::Rejected(Failure::new(ErrorCode::ModelNotFound, text).with_status(400)),
         Some(status @ (408 | 429 | 500..=599)) => match refusal(status, &message[5..]) {
             // The proxy in front of us did not say this, so nothing is wrong with our configuration.
             Signal::Misconfigured(_) => Signal::Failing(text),
@@ -188,7 +189,21 @@ fn message_of(body: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(body) else { return String::new() };
     let Ok(wire) = serde_json::from_str::<ErrorBody<'_>>(text) else { return String::new() };
     let said = [wire.detail, wire.error, wire.message].into_iter().flatten().find_map(|raw| said_by(raw.get()));
-    said.map(|message| for_people(&message, MESSAGE_CHARS_MAX)).unwrap_or_default()
+    said.map(|message| for_people(&without_addresses(&message), MESSAGE_CHARS_MAX)).unwrap_or_default()
+}
+
+/// Takes out the addresses of servers behind the service: Open WebUI 0.6 quotes them, and they are nobody's business.
+fn without_addresses(message: &str) -> String {
+    let mut rest = message;
+    let mut kept = String::with_capacity(message.len());
+    while let Some(at) = rest.find("http://").into_iter().chain(rest.find("https://")).min() {
+        kept.push_str(&rest[..at]);
+        kept.push('…');
+        let end = rest[at..]
+            .find(|character: char| character.is_whitespace() || matches!(character, '\'' | '"' | '>' | ')' | ','));
+        rest = end.map_or("", |end| &rest[at + end..]);
+    }
+    kept + rest
 }
 
 fn said_by(raw: &str) -> Option<String> {

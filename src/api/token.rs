@@ -3,6 +3,7 @@
 //! Invariant: no text that leaves this file, `Debug` included, holds any part of a key. Knows nothing of hosts (which
 //! source belongs to which host is decided by the configuration) and never verifies a token.
 
+use crate::line::escape::shown;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -209,7 +210,7 @@ impl TokenFile {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be opened or read.
-    #[error("read token file {}: {cause}", path.display())]
+    #[error("read token file {}: {cause}", shown(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -217,7 +218,7 @@ pub enum TokenError {
         cause: io::Error,
     },
     /// Group or others have rights on the file.
-    #[error("token file {} is open to others (mode {mode:04o})", path.display())]
+    #[error("token file {} is open to others (mode {mode:04o})", shown(path))]
     Exposed {
         /// The file.
         path: PathBuf,
@@ -225,19 +226,19 @@ pub enum TokenError {
         mode: u32,
     },
     /// A folder or a device.
-    #[error("token file {} is neither a file nor a pipe", path.display())]
+    #[error("token file {} is neither a file nor a pipe", shown(path))]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
     /// More than a token can have.
-    #[error("token file {} is longer than 64 KiB, so it holds no token", path.display())]
+    #[error("token file {} is longer than 64 KiB, so it holds no token", shown(path))]
     TooLong {
         /// The file.
         path: PathBuf,
     },
     /// What the file holds is no token.
-    #[error("token file {} holds no usable token: {fault}", path.display())]
+    #[error("token file {} holds no usable token: {fault}", shown(path))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -250,9 +251,9 @@ impl TokenError {
     /// What the user can do about it.
     pub fn way_out(&self) -> String {
         match self {
-            TokenError::Exposed { path, .. } => format!("run: chmod 600 {}", path.display()),
+            TokenError::Exposed { path, .. } => format!("run: chmod 600 {}", shown(path)),
             TokenError::Unreadable { path, .. } => {
-                format!("check the path and who may read it: ls -l {}", path.display())
+                format!("check the path and who may read it: ls -l {}", shown(path))
             }
             TokenError::NotAFile { .. } | TokenError::TooLong { .. } | TokenError::Malformed { .. } => {
                 "write the key, and nothing else, into a file of mode 0600 and name that file".to_owned()

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::models::fetch;
 use super::print;
 use crate::api::body::render;
 use crate::api::client::ApiClient;
@@ -13,8 +12,8 @@ use crate::api::token::{TokenSource, jwt_expiry};
 use crate::api::transport::{Page, Transport as _, collect};
 use crate::api::{Dialect, TransportError};
 use crate::config::Config;
+use crate::connection;
 use crate::exit::{Exit, Stop};
-use crate::filter::client;
 use crate::line::{InputForm, Request};
 
 const REPLY_BYTES_MAX: usize = 8 << 20;
@@ -24,9 +23,9 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
     print(&format!("configuration  ok   {}", config.service.base_url))?;
     config.warnings.iter().try_for_each(|warning| print(&format!("               note {warning}")))?;
     resolve(&config).await?;
-    let client = client(&config)?;
+    let client = connection::client(&config)?;
     let dialect = connect(&config, &client).await?;
-    let names = fetch(&client).await?;
+    let names = connection::models(&client).await?;
     print(&format!("token          ok   {}", token_text(&config.service.token)))?;
     let model = choose_model(&config, &names)?;
     print(&format!("model          ok   {model} ({} available)", names.len()))?;

@@ -10,6 +10,9 @@ use crate::exit::{Exit, Stop};
 
 /// Writes one line to stdout.
 fn print(line: &str) -> Result<(), Stop> {
+    if !crate::stdout_probe::was_open() {
+        return Err(Stop::new(Exit::Io, "write standard output: it is closed"));
+    }
     writeln!(std::io::stdout().lock(), "{line}").map_err(|error| match error.kind() {
         std::io::ErrorKind::BrokenPipe => Stop::new(Exit::ReaderGone, ""),
         _ => Stop::new(Exit::Io, format!("write standard output: {error}")),

@@ -1,80 +1,18 @@
-//! `anvil-filter models`: what the token may use, one name a line. Also serves those who forgot to name a model.
+//! `anvil-filter models`: what the token may use, one name a line.
 
-use std::time::Duration;
-
-use crate::api::client::ApiClient;
-use crate::api::models;
-use crate::api::transport::{Page, Transport as _, collect};
 use crate::config::Config;
+use crate::connection;
 use crate::exit::{Exit, Stop};
-use crate::filter::client;
+use crate::line::escape::for_people;
 
-const LIST_MAX: Duration = Duration::from_secs(30);
-const LIST_BYTES_MAX: usize = 8 << 20;
+const NAME_CHARS_MAX: usize = 400;
 
 /// Lists the models.
 pub async fn run(config: Config) -> Result<Exit, Stop> {
-    let names = fetch(&client(&config)?).await?;
+    let names = connection::models(&connection::client(&config)?).await?;
     if names.is_empty() {
-        return Err(nothing_listed());
+        return Err(connection::nothing_listed());
     }
-    for name in names {
-        super::print(&crate::line::escape::for_people(&name, 400))?;
-    }
+    names.iter().try_for_each(|name| super::print(&for_people(name, NAME_CHARS_MAX)))?;
     Ok(Exit::Answered)
-}
-
-fn nothing_listed() -> Stop {
-    Stop::new(Exit::Unavailable, "the service lists no model for this token")
-        .way_out("either its model servers are down, or no model is shared with your account: look at the web page, or ask the administrators")
-}
-
-/// The names of the models that the token may use.
-pub async fn fetch(client: &ApiClient) -> Result<Vec<String>, Stop> {
-    let fetched = async {
-        let mut reply = client.get(Page::Models).await?;
-        let body = collect(&mut reply.body, LIST_BYTES_MAX).await?.unwrap_or_default();
-        Ok::<_, crate::api::TransportError>((reply.head.status, body))
-    };
-    let reply = tokio::time::timeout(LIST_MAX, fetched).await;
-    let (status, body) = match reply {
-        Ok(Ok(reply)) => reply,
-        Ok(Err(crate::api::TransportError::Misconfigured(message))) => {
-            return Err(Stop::config(message).way_out("check --base-url, --ca-cert and the proxy variables"));
-        }
-        Ok(Err(error)) => return Err(unreachable(&error.to_string())),
-        Err(_) => return Err(unreachable(&format!("no answer within {}", humantime::format_duration(LIST_MAX)))),
-    };
-    match status {
-        200..=299 => models::parse(&body).map_err(|error| wrong_address(&error)),
-        401 | 403 => Err(token_rejected(status)),
-        429 | 500..=599 => Err(unreachable(&format!("HTTP {status}"))),
-        _ => Err(wrong_address(&format!("HTTP {status}"))),
-    }
-}
-
-fn unreachable(cause: &str) -> Stop {
-    Stop::new(Exit::Resumable, format!("the service cannot be reached: {cause}"))
-        .way_out("try again later; on a compute node, see whether it may reach the network or needs https_proxy")
-}
-
-fn token_rejected(status: u16) -> Stop {
-    Stop::new(Exit::TokenRejected, format!("the service rejects the token (HTTP {status})"))
-        .way_out("get a new key from the web page of the service (Settings, Account), and put it into the key file or ANVILGPT_API_KEY")
-}
-
-fn wrong_address(cause: &str) -> Stop {
-    Stop::new(Exit::Unavailable, format!("there is no list of models at this base URL ({cause})"))
-        .way_out("check --base-url: for Open WebUI it ends in /api, for most others in /v1")
-}
-
-/// The error of a run that has no model, with what the service offers.
-pub async fn no_model(client: &ApiClient) -> Stop {
-    let offered = match fetch(client).await {
-        Ok(names) if !names.is_empty() => format!("the service has: {}", models::few(&names)),
-        Ok(_) => nothing_listed().message,
-        Err(stop) => stop.message,
-    };
-    Stop::config("no model: neither the first line nor the configuration names one; nothing was sent")
-        .way_out(format!("name one by -m MODEL, ANVILGPT_MODEL, or a \"model\" in each line; {offered}"))
 }

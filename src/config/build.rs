@@ -22,6 +22,7 @@ use super::{
 use crate::api::Upstream;
 use crate::api::token::TokenSource;
 use crate::exit::Stop;
+use crate::line::escape::shown;
 use crate::line::{Defaults, Format, InputForm};
 
 /// The configuration file of the machine.
@@ -157,7 +158,7 @@ fn read_files(named: Option<&Path>, environment: &Environment) -> Result<Files, 
         match file::load(path, home.as_deref())? {
             Some(layer) => files.add(layer, path, etc)?,
             None if Some(path) == named => {
-                return Err(Stop::config(format!("read configuration {}: no such file", path.display()))
+                return Err(Stop::config(format!("read configuration {}: no such file", shown(path)))
                     .way_out("check the path after --config"));
             }
             None => {}
@@ -172,8 +173,8 @@ impl Files {
             Some(ceiling) if path == etc => self.ceiling = Some((ceiling, path.to_owned())),
             Some(_) => self.warnings.push(format!(
                 "[limits] in {} is ignored: only {} sets limits; `concurrency` sets a wish",
-                path.display(),
-                etc.display()
+                shown(path),
+                shown(etc)
             )),
             None => {}
         }
@@ -216,7 +217,7 @@ fn limits(settings: &Layer, ceiling: Option<(NonZeroUsize, PathBuf)>, warnings: 
     let mut concurrency = settings.concurrency.unwrap_or(default.concurrency);
     if let Some((ceiling, path)) = ceiling.filter(|(ceiling, _)| *ceiling < concurrency) {
         if settings.concurrency.is_some() {
-            let path = path.display();
+            let path = shown(&path);
             warnings.push(format!("concurrency lowered from {concurrency} to {ceiling}, the limit in {path}"));
         }
         concurrency = ceiling;
@@ -274,7 +275,7 @@ fn certificates(paths: &[PathBuf]) -> Result<Vec<u8>, Stop> {
     let mut pem = Vec::new();
     for path in paths {
         let wrong = |cause: String| {
-            Stop::config(format!("read certificates {}: {cause}", path.display()))
+            Stop::config(format!("read certificates {}: {cause}", shown(path)))
                 .way_out("name a PEM file with the certificates of the authority that signed the service's")
         };
         let start = pem.len();

@@ -19,6 +19,7 @@ use super::values::{check_param_key, parse_base_url, parse_bytes, parse_duration
 use crate::api::Upstream;
 use crate::api::token::looks_like_key;
 use crate::exit::Stop;
+use crate::line::escape::shown;
 use crate::line::{Format, InputForm};
 
 /// The most that is read of a configuration file.
@@ -161,7 +162,7 @@ impl Timeouts {
 /// Reads a configuration file; `None` when there is none. `home` stands for a leading `~/` in its paths.
 pub fn load(path: &Path, home: Option<&Path>) -> Result<Option<Layer>, Stop> {
     let unreadable = |cause: String| {
-        Stop::config(format!("read configuration {}: {cause}", path.display()))
+        Stop::config(format!("read configuration {}: {cause}", shown(path)))
             .way_out("make it a readable TOML file, or take it away")
     };
     let mut bytes = Vec::new();
@@ -195,7 +196,7 @@ fn parse(text: &str, path: &Path) -> Result<Layer, Stop> {
     // Not the error's own display: it quotes the line, and the line may hold a key.
     let wrong = |error: toml::de::Error| {
         let line = line_of(text, error.span().map_or(0, |span| span.start));
-        Stop::config(format!("{}, line {line}: {}", path.display(), error.message()))
+        Stop::config(format!("{}, line {line}: {}", shown(path), error.message()))
             .way_out("correct that line, or take it out")
     };
     let table = DeTable::parse(text).map_err(wrong)?;
@@ -231,7 +232,7 @@ fn unknown(key: &str, path: &Path, line: usize) -> Stop {
         None => format!("`{nearest}`"),
     };
     let key: String = key.escape_debug().collect();
-    let place = path.display();
+    let place = shown(path);
     Stop::config(format!("{place}, line {line}: unknown key `{key}`"))
         .way_out(format!("did you mean {nearest}? Otherwise take the line out"))
 }

@@ -13,6 +13,7 @@ use super::build::Environment;
 use super::values::is_loopback;
 use crate::api::token::{FileRule, Secret, TokenError, TokenFile, TokenSource};
 use crate::exit::Stop;
+use crate::line::escape::shown;
 
 /// Where a key could be, in the order in which they are asked, and which hosts are trusted with it.
 pub(super) struct Keys<'a> {
@@ -94,7 +95,7 @@ impl Keys<'_> {
 
     fn missing(&self, base_url: &Url, found: Option<String>) -> Stop {
         let host = base_url.host_str().unwrap_or_default();
-        let configured = self.configured.as_ref().map(|(path, _)| path.display().to_string());
+        let configured = self.configured.as_ref().map(|(path, _)| shown(path));
         let other = configured.or(found).map_or(String::new(), |other| {
             format!(": the one in {other} belongs to another host and is not sent there")
         });
@@ -111,7 +112,7 @@ impl Keys<'_> {
     fn ways(&self) -> String {
         let user_file = self.environment.user_folder().map(|folder| {
             let path = folder.join("api-key");
-            format!("\n  write the key into {} (mode 0600)", path.display())
+            format!("\n  write the key into {} (mode 0600)", shown(&path))
         });
         format!(
             "give one in any of these ways:\n  export ANVILGPT_API_KEY=…\n  \
@@ -133,7 +134,7 @@ impl Found {
     fn name(&self) -> String {
         match self {
             Found::Variable(_) => "ANVILGPT_API_KEY".to_owned(),
-            Found::File(path) => path.display().to_string(),
+            Found::File(path) => shown(path),
         }
     }
 }

@@ -12,15 +12,14 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::api::client::{ApiClient, Settings as ClientSettings};
 use crate::api::token::jwt_expiry;
-use crate::command;
-use crate::config::{Config, InputFile, Separator, Service};
+use crate::config::{Config, InputFile, Separator};
+use crate::connection;
 use crate::engine::{self, Ended, HaltCause};
 use crate::exit::{Exit, Stop};
 use crate::line::Format;
 use crate::line::completion::Style;
-use crate::line::escape::for_people;
+use crate::line::escape::shown;
 use crate::report::Reporter;
 use crate::report::meta;
 use crate::shutdown::{Cause, Shutdown, listen};
@@ -43,10 +42,10 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
     let sources = open_sources(&config)?;
     let failed_lines = create_failed(&config)?;
     let writer = Writer::to_stdout().map_err(stdout_stop)?;
-    let client = client(&config)?;
+    let client = connection::client(&config)?;
     let shutdown = Shutdown::default();
     listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
-    let reporter = Reporter::start(&config, &sources);
+    let reporter = Reporter::start(&config, regular_files(&sources));
     if let Some(warning) = expiry_warning(&config, SystemTime::now()) {
         reporter.warn(&warning);
     }
@@ -60,7 +59,7 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
     let ended = engine::run(engine_settings(&config), &client, &mut filter, &shutdown).await;
     let rest = filter.finish();
     if matches!(rest.why, Some(Why::NoModel)) {
-        return Err(command::models::no_model(&client).await);
+        return Err(connection::no_model(&client).await);
     }
     Closing { config: &config, reporter: &reporter, shutdown: &shutdown }.close(ended, rest).await
 }
@@ -107,26 +106,11 @@ fn create_failed(config: &Config) -> Result<Option<FailedLines>, Stop> {
 }
 
 fn path_stop(action: &str, path: &Path, error: &std::io::Error) -> Stop {
-    Stop::new(Exit::Io, format!("{action} {}: {error}", for_people(&path.to_string_lossy(), 200)))
+    Stop::new(Exit::Io, format!("{action} {}: {error}", shown(path)))
 }
 
 fn stdout_stop(error: std::io::Error) -> Stop {
     Stop::new(Exit::Io, format!("write standard output: {error}"))
-}
-
-/// The transport of a configuration.
-pub fn client(config: &Config) -> Result<ApiClient, Stop> {
-    let Service { base_url, token, ca_certificates_pem, .. } = &config.service;
-    let settings = ClientSettings {
-        base_url: base_url.clone(),
-        token: token.clone(),
-        ca_certificates_pem: ca_certificates_pem.clone(),
-        connect_timeout: config.clocks.connect,
-        connections_max: config.limits.concurrency.get(),
-    };
-    ApiClient::new(settings).map_err(|message| {
-        Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one")
-    })
 }
 
 /// How the input of a configuration is split.
@@ -205,7 +189,8 @@ impl Closing<'_> {
             Err(stop) => stop.exit,
         };
         self.reporter.finish(unsettled, complete, status);
-        meta::write(self.config, self.reporter, end.as_ref(), unsettled, status)?;
+        let facts = end.map(|end| meta::InputFacts { lines: end.lines, sha256: end.sha256 });
+        meta::write(self.config, self.reporter, facts, unsettled, status)?;
         exit
     }
 
@@ -269,6 +254,12 @@ fn exit_of(cause: HaltCause) -> Exit {
         HaltCause::TokenRejected => Exit::TokenRejected,
         HaltCause::Outage => Exit::Resumable,
     }
+}
+
+/// The inputs as files that can be read a second time, when all of them can.
+fn regular_files(sources: &[Source]) -> Option<Vec<std::fs::File>> {
+    let regular = |file: &std::fs::File| file.metadata().is_ok_and(|metadata| metadata.is_file());
+    sources.iter().map(|source| source.file.try_clone().ok().filter(regular)).collect()
 }
 
 /// Whether an input is a file that ends.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use crate::line::escape::for_people;
+use crate::line::escape::shown;
 
 const BLOCK_BYTES: usize = 256 << 10;
 /// Blocks that may wait for the engine.
@@ -88,7 +88,7 @@ pub struct Split {
 
 /// Opens a named file for reading; a folder is refused here rather than at the first read.
 pub fn open(path: &Path) -> Result<Source, String> {
-    let name = for_people(&path.to_string_lossy(), 200);
+    let name = shown(path);
     let file = File::open(path).map_err(|error| format!("read {name}: {error}"))?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err(format!("read {name}: it is a folder"));

@@ -3,6 +3,7 @@
 //! Escaped are C0 (newline and tab included), DEL, C1, and the bidirectional controls that can reorder what is read.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// `text` with every control or bidirectional character as `\u{…}`, cut after `chars_max` characters with an ellipsis.
 pub fn for_people(text: &str, chars_max: usize) -> String {
@@ -19,6 +20,12 @@ pub fn for_people(text: &str, chars_max: usize) -> String {
         }
     }
     safe
+}
+
+/// A path as it may be shown: escaped like other text from outside, and cut where it is absurdly long.
+pub fn shown(path: &Path) -> String {
+    const PATH_CHARS_MAX: usize = 300;
+    for_people(&path.to_string_lossy(), PATH_CHARS_MAX)
 }
 
 fn is_harmful(character: char) -> bool {

@@ -10,21 +10,31 @@ use serde_json::{Map, Value, json};
 use super::Reporter;
 use crate::config::{Config, InputFile};
 use crate::exit::{Exit, Stop};
-use crate::filter::reader::End;
 
-/// Writes the summary, when it was asked for.
-pub fn write(config: &Config, reporter: &Reporter, end: Option<&End>, unsettled: u64, exit: Exit) -> Result<(), Stop> {
-    let Some(path) = &config.output.meta else { return Ok(()) };
-    let value = summary(config, reporter, end, unsettled, exit);
-    publish(path, &value).map_err(|error| {
-        Stop::new(
-            Exit::Io,
-            format!("--meta: write {}: {error}", crate::line::escape::for_people(&path.to_string_lossy(), 200)),
-        )
-    })
+/// What is known of the input when it was read to its end.
+#[derive(Debug)]
+pub struct InputFacts {
+    /// Records, blank ones included.
+    pub lines: u64,
+    /// The hash of all bytes.
+    pub sha256: Option<String>,
 }
 
-fn summary(config: &Config, reporter: &Reporter, end: Option<&End>, unsettled: u64, exit: Exit) -> Value {
+/// Writes the summary, when it was asked for.
+pub fn write(
+    config: &Config,
+    reporter: &Reporter,
+    input: Option<InputFacts>,
+    unsettled: u64,
+    exit: Exit,
+) -> Result<(), Stop> {
+    let Some(path) = &config.output.meta else { return Ok(()) };
+    let value = summary(config, reporter, input, unsettled, exit);
+    publish(path, &value)
+        .map_err(|error| Stop::new(Exit::Io, format!("--meta: write {}: {error}", crate::line::escape::shown(path))))
+}
+
+fn summary(config: &Config, reporter: &Reporter, input: Option<InputFacts>, unsettled: u64, exit: Exit) -> Value {
     let counts = reporter.counts();
     let (prompt, completion) = counts.tokens();
     let map = |pairs: Vec<(String, u64)>| {
@@ -37,8 +47,8 @@ fn summary(config: &Config, reporter: &Reporter, end: Option<&End>, unsettled: u
         "exit_status": exit.code(),
         "input": {
             "files": config.input.files.iter().map(name).collect::<Vec<_>>(),
-            "lines": end.map(|end| end.lines),
-            "sha256": end.and_then(|end| end.sha256.clone()),
+            "lines": input.as_ref().map(|input| input.lines),
+            "sha256": input.and_then(|input| input.sha256),
         },
         "settings": settings(config),
         "settled": counts.settled(),

@@ -8,6 +8,7 @@ pub mod meta;
 mod progress;
 mod summary;
 
+use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,6 @@ use std::time::{Instant, SystemTime};
 use crate::config::{Config, Verbosity};
 use crate::engine::Event;
 use crate::exit::Exit;
-use crate::filter::reader::Source;
 use crate::line::completion::Flags;
 use crate::line::escape::for_people;
 use crate::line::{Failure, Outcome};
@@ -36,11 +36,12 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Begins to report a run: a bar on a terminal, lines where `--progress` asks for them.
-    pub fn start(config: &Config, sources: &[Source]) -> Self {
+    /// Begins to report a run: a bar on a terminal, lines where `--progress` asks for them. `files` are the inputs, when
+    /// all of them can be read a second time, to count their lines.
+    pub fn start(config: &Config, files: Option<Vec<File>>) -> Self {
         let counts = Arc::new(Counts::default());
         let verbosity = config.report.verbosity;
-        let progress = Progress::start(&config.report, &counts, sources, config.input.separator);
+        let progress = Progress::start(&config.report, &counts, files, config.input.separator);
         let reporter = Self {
             verbosity,
             counts,

@@ -12,7 +12,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Counts, say, stderr_is_terminal};
 use crate::config::{Report, Separator, Verbosity};
-use crate::filter::reader::Source;
 
 const BAR_EVERY: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(30);
@@ -28,14 +27,16 @@ pub struct Progress {
 
 impl Progress {
     /// Starts the display that fits: none, a bar, or lines.
-    pub fn start(report: &Report, counts: &Arc<Counts>, sources: &[Source], separator: Separator) -> Self {
+    pub fn start(report: &Report, counts: &Arc<Counts>, files: Option<Vec<File>>, separator: Separator) -> Self {
         let terminal = stderr_is_terminal();
         let bar_fits = terminal && report.verbosity == Verbosity::Normal;
         if !bar_fits && !report.progress {
             return Self { bar: None, stop: Mutex::new(None) };
         }
         let total = Arc::new(AtomicU64::new(0));
-        count_lines(sources, separator, &total);
+        if let Some(files) = files {
+            count_lines(files, separator, &total);
+        }
         let bar = bar_fits.then(new_bar);
         let (sender, receiver) = channel();
         let display = Display { bar: bar.clone(), counts: Arc::clone(counts), total, rates: Rates::default() };
@@ -71,12 +72,8 @@ fn new_bar() -> ProgressBar {
     bar
 }
 
-/// Counts the lines of the input on a thread of its own, when all of it lies in files.
-fn count_lines(sources: &[Source], separator: Separator, total: &Arc<AtomicU64>) {
-    let regular = |source: &Source| source.file.metadata().is_ok_and(|metadata| metadata.is_file());
-    let copies: Option<Vec<File>> =
-        sources.iter().map(|source| source.file.try_clone().ok().filter(|_| regular(source))).collect();
-    let Some(files) = copies else { return };
+/// Counts the lines of the input on a thread of its own.
+fn count_lines(files: Vec<File>, separator: Separator, total: &Arc<AtomicU64>) {
     let total = Arc::clone(total);
     let counting = move || {
         // Positioned reads: the reader shares the files' offsets.
