@@ -1,6 +1,7 @@
 //! The rows of the table. Each prints what was measured and the bar that it is held against.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
@@ -163,15 +164,24 @@ pub fn heavy_tail(bench: &Bench, in_flight: usize) {
     }
 }
 
-/// max(sum / C, longest) of the service times, which the simulator reports as Ollama does, in nanoseconds.
+/// The makespan of Graham's list scheduling: each line, in input order, on the slot that is free first. The service
+/// times are the simulator's own, which it reports as Ollama does, in nanoseconds.
 fn ideal_makespan(output: &std::path::Path, in_flight: usize) -> f64 {
     let text = std::fs::read_to_string(output).expect("the output can be read");
-    let seconds = |line: &str| {
+    let parse = |line: &str| {
         let value: serde_json::Value = serde_json::from_str(line).expect("a completion line is JSON");
-        value["response"]["body"]["usage"]["total_duration"].as_f64().expect("the simulator tells the duration") / 1e9
+        let number = value["custom_id"].as_str().and_then(|id| id.trim_start_matches("r-").parse::<usize>().ok());
+        let nanoseconds = value["response"]["body"]["usage"]["total_duration"].as_u64();
+        (number.expect("the line has its id"), nanoseconds.expect("the simulator tells the duration"))
     };
-    let times: Vec<f64> = text.lines().map(seconds).collect();
-    (times.iter().sum::<f64>() / in_flight as f64).max(times.iter().copied().fold(0.0, f64::max))
+    let mut times: Vec<(usize, u64)> = text.lines().map(parse).collect();
+    times.sort_unstable();
+    let mut free: BinaryHeap<Reverse<u64>> = (0..in_flight).map(|_| Reverse(0)).collect();
+    for (_, time) in times {
+        let Reverse(start) = free.pop().expect("there is a slot");
+        free.push(Reverse(start + time));
+    }
+    free.into_iter().map(|Reverse(end)| end).max().unwrap_or(0) as f64 / 1e9
 }
 
 /// Streams of 64 chunks.
