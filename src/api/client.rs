@@ -105,6 +105,26 @@ impl Transport for ApiClient {
     fn can_renew_token(&self) -> bool {
         self.token.can_change()
     }
+
+    fn redact(&self, text: String) -> String {
+        let value = self.authorization.borrow();
+        let key = value.as_ref().and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        key.map_or(text.clone(), |key| redact(&text, key))
+    }
+}
+
+/// Takes the key out of a text that a server said, a part of it at the end included: texts are cut there.
+fn redact(text: &str, key: &str) -> String {
+    const PART_MIN: usize = 4;
+    let mut safe = text.replace(key, "[key]");
+    let body_length = safe.trim_end_matches('…').len();
+    let part = (PART_MIN..key.len())
+        .rev()
+        .find(|length| key.get(..*length).is_some_and(|part| safe[..body_length].ends_with(part)));
+    if let Some(length) = part {
+        safe.replace_range(body_length - length..body_length, "[key]");
+    }
+    safe
 }
 
 /// The rest of a reply.
@@ -179,14 +199,13 @@ fn from_send_error(error: &reqwest::Error) -> TransportError {
     }
 }
 
-/// Whether the server's certificate (rather than the way to it) is what is wrong.
-fn certificate_error(error: &reqwest::Error) -> bool {
+/// Whether the server's certificate (rather than the way to it) is what is wrong. An I/O error hides the error that it
+/// wraps from the chain of sources, so each one is opened.
+fn certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
     chain(error).any(|cause| {
-        let inner = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        matches!(cause.downcast_ref::<rustls::Error>().or(inner), Some(rustls::Error::InvalidCertificate(_)))
+        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        matches!(cause.downcast_ref::<rustls::Error>(), Some(rustls::Error::InvalidCertificate(_)))
+            || wrapped.is_some_and(|inner| certificate_error(inner))
     })
 }
 
@@ -213,5 +232,15 @@ fn causes(error: &reqwest::Error) -> String {
         "the request failed".to_owned()
     } else {
         crate::line::escape::for_people(&parts.join(": "), 300)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_key_is_taken_out_even_where_the_text_was_cut() {
+        assert_eq!(super::redact("bad key sk-canary!", "sk-canary"), "bad key [key]!");
+        assert_eq!(super::redact("bad key sk-can…", "sk-canary"), "bad key [key]…");
+        assert_eq!(super::redact("nothing", "sk-canary"), "nothing");
     }
 }

@@ -114,4 +114,8 @@ impl Transport for Scripted {
     fn can_renew_token(&self) -> bool {
         self.renewable
     }
+
+    fn redact(&self, text: String) -> String {
+        text
+    }
 }

@@ -57,6 +57,33 @@ pub enum Signal {
     TooLarge(String),
 }
 
+impl Signal {
+    /// The same signal with its text passed through `change`.
+    pub fn map_text(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Answer(answer) => Self::Answer(answer),
+            Self::Rejected(failure) => Self::Rejected(Failure { message: change(failure.message), ..failure }),
+            Self::NotSent(text) => Self::NotSent(change(text)),
+            Self::Misconfigured(text) => Self::Misconfigured(change(text)),
+            Self::Redirect(text) => Self::Redirect(change(text)),
+            Self::Lost(text) => Self::Lost(change(text)),
+            Self::FirstTokenTimeout(text) => Self::FirstTokenTimeout(change(text)),
+            Self::Slow(text) => Self::Slow(change(text)),
+            Self::Html(text) => Self::Html(change(text)),
+            Self::Null(text) => Self::Null(change(text)),
+            Self::Invalid(text) => Self::Invalid(change(text)),
+            Self::ModelNotFound(text) => Self::ModelNotFound(change(text)),
+            Self::Unauthorized(text) => Self::Unauthorized(change(text)),
+            Self::NotFound(text) => Self::NotFound(change(text)),
+            Self::WrongPath(text) => Self::WrongPath(change(text)),
+            Self::Failing(text) => Self::Failing(change(text)),
+            Self::RateLimited(text) => Self::RateLimited(change(text)),
+            Self::Unavailable(text) => Self::Unavailable(change(text)),
+            Self::TooLarge(text) => Self::TooLarge(change(text)),
+        }
+    }
+}
+
 /// The body that belongs to a head.
 #[derive(Debug)]
 pub enum Body {

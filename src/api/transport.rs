@@ -65,6 +65,9 @@ pub trait Transport {
 
     /// Whether reading the token again can ever bring another one.
     fn can_renew_token(&self) -> bool;
+
+    /// Takes the token out of a text that the endpoint sent: some quote it.
+    fn redact(&self, text: String) -> String;
 }
 
 /// Reads a body to its end, at most `bytes_max` of it; `None` when it is longer.

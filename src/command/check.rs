@@ -136,7 +136,7 @@ async fn complete(config: &Config, client: &ApiClient, dialect: Dialect, model: 
                 .map(|served| format!(", served by {}", crate::line::escape::for_people(served, 80)))
                 .unwrap_or_default()
         )),
-        Ok(Ok(signal)) => Err(refused(&signal)),
+        Ok(Ok(signal)) => Err(refused(&signal.map_text(|text| client.redact(text)))),
         Ok(Err(error)) => Err(Stop::new(Exit::Resumable, format!("the completion failed: {error}"))
             .way_out("try again; if it stays, tell the administrators of the service")),
         Err(_) => Err(Stop::new(Exit::Resumable, "no completion in time")

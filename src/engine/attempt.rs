@@ -69,7 +69,7 @@ pub async fn attempt<T: Transport>(transport: &T, body: Vec<u8>, plan: Plan) -> 
         None => return Seen::without_reply(out_of_time(plan.streams, first)),
     };
     let Reply { head, mut body } = reply;
-    let signal = read(&head, &mut body, clock, start, &plan).await;
+    let signal = read(&head, &mut body, clock, start, &plan).await.map_text(|text| transport.redact(text));
     Seen { signal, wait: head.wait, status: Some(head.status) }
 }
 

@@ -33,6 +33,9 @@ const DELTAS_MAX: usize = 1024;
 const MODEL_LOOK: Duration = Duration::from_millis(100);
 /// A gate that opens sooner is not worth a message.
 const GATE_MENTIONED: Duration = Duration::from_secs(2);
+/// More ticks in a row than that are a sign that time alone changes nothing just now.
+const TICKS_MAX: u32 = 16;
+const TICK_REST: Duration = Duration::from_millis(10);
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 type Job = (Box<Ticket>, Flight, Vec<u8>, Plan);
@@ -95,6 +98,8 @@ struct Core<'a, T: Transport> {
     start: Instant,
     timer: Pin<Box<Sleep>>,
     yielded: bool,
+    /// Ticks in a row.
+    ticks: u32,
 }
 
 impl<'a, T: Transport> Core<'a, T> {
@@ -121,6 +126,7 @@ impl<'a, T: Transport> Core<'a, T> {
             start,
             timer: Box::pin(sleep_until(start + FAR)),
             yielded: false,
+            ticks: 0,
             settings,
             transport,
             shutdown,
@@ -134,6 +140,9 @@ impl<'a, T: Transport> Core<'a, T> {
     fn poll<M: Mode>(&mut self, mode: &mut M, cx: &mut Context<'_>) -> Poll<Happening> {
         if let Poll::Ready(happening) = self.poll_causes(mode, cx) {
             self.yielded = false;
+            if !matches!(happening, Happening::Tick) {
+                self.ticks = 0;
+            }
             return Poll::Ready(happening);
         }
         // Let the sockets be read once more before the output is handed on: that makes one write of many lines.
@@ -205,10 +214,21 @@ impl<'a, T: Transport> Core<'a, T> {
                 Poll::Pending => {}
             }
         }
-        match probe.then(|| self.retries.pop()).flatten() {
+        match probe.then(|| self.pop_probe(now)).flatten() {
             Some(ticket) => Poll::Ready(Happening::Due(ticket)),
             None => Poll::Pending,
         }
+    }
+
+    /// The retry that is due first, due or not, of those whose model may be asked.
+    fn pop_probe(&mut self, now: Duration) -> Option<Box<Ticket>> {
+        let mut tickets = std::mem::take(&mut self.retries).into_sorted_vec();
+        let may = |ticket: &Ticket| {
+            matches!(self.endpoint.permit_model(&ticket.request.model, now), Permit::Free | Permit::Probe)
+        };
+        let found = tickets.iter().rposition(|ticket| may(ticket)).map(|index| tickets.remove(index));
+        self.retries = tickets.into();
+        found
     }
 
     /// The retry that is due, if the budget has a token for it.
@@ -225,14 +245,19 @@ impl<'a, T: Transport> Core<'a, T> {
 
     fn poll_timer(&mut self, now: Duration, cx: &mut Context<'_>) -> Poll<Happening> {
         let Some(at) = self.wake_at(now) else { return Poll::Pending };
-        if at <= now {
+        // Even what is overdue goes through the timer when it comes again and again: sockets must be read meanwhile.
+        if at <= now && self.ticks < TICKS_MAX {
+            self.ticks += 1;
             return Poll::Ready(Happening::Tick);
         }
-        let deadline = self.start + at;
+        let deadline = self.start + at.max(now + TICK_REST.mul_f64(f64::from(u8::from(at <= now))));
         if self.timer.deadline() != deadline {
             self.timer.as_mut().reset(deadline);
         }
-        self.timer.as_mut().poll(cx).map(|()| Happening::Tick)
+        self.timer.as_mut().poll(cx).map(|()| {
+            self.ticks = 0;
+            Happening::Tick
+        })
     }
 
     /// When time alone will change something.
@@ -240,13 +265,17 @@ impl<'a, T: Transport> Core<'a, T> {
         if let Some(until) = self.drain_until {
             return Some(until);
         }
-        let permit = match self.endpoint.permit(now) {
-            Permit::Wait(at) => Some(at),
-            Permit::Free | Permit::Probe | Permit::Probing => None,
-        };
+        let state = self.endpoint.permit(now);
+        let permit = if let Permit::Wait(at) = state { Some(at) } else { None };
         let slot_free = self.in_flight.len() < self.endpoint.limit.current();
-        let retry = self.retries.peek().filter(|_| permit.is_none() && slot_free && !self.asking.holds_sends());
-        let retry = retry.map(|ticket| if ticket.unspent { ticket.due } else { ticket.due.max(self.budget_at) });
+        let retry = self.retries.peek().filter(|_| slot_free && !self.asking.holds_sends());
+        let retry = retry.and_then(|ticket| match state {
+            Permit::Free if ticket.unspent => Some(ticket.due),
+            Permit::Free => Some(ticket.due.max(self.budget_at)),
+            // Nothing could be sent as a probe: its model is held back.
+            Permit::Probe => Some(ticket.due.max(now + MODEL_LOOK)),
+            Permit::Wait(_) | Permit::Probing => None,
+        });
         let dialect = (self.wants_dialect() && matches!(self.endpoint.permit(now), Permit::Free | Permit::Probe))
             .then_some(self.dialect_at);
         let stalled = self.stall_ends_at().filter(|_| self.stall_counts());
@@ -377,7 +406,11 @@ impl<'a, T: Transport> Core<'a, T> {
             Step::Settle(result) => self.settle(ticket, result, mode),
             Step::Retry { reason, at_least } => self.retry(ticket, reason, at_least, mode),
             Step::Ask(question) => self.ask(ticket, question, flight, mode),
-            Step::Halt(halt) => self.halt_run(halt, mode),
+            Step::Halt(halt) => {
+                // Its line is not settled, and so the run is not complete.
+                self.put_off(ticket, FAR);
+                self.halt_run(halt, mode);
+            }
         }
     }
 

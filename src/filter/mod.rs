@@ -8,7 +8,7 @@ pub mod reader;
 mod window;
 mod writer;
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ use crate::line::completion::Style;
 use crate::line::escape::shown;
 use crate::report::Reporter;
 use crate::report::meta;
-use crate::shutdown::{Cause, Shutdown, listen};
+use crate::shutdown::{Cause, Level, Shutdown, listen};
 
 pub use crate::config::Order;
 use failed::FailedLines;
@@ -180,10 +180,15 @@ impl Closing<'_> {
         }
         let (why, written) = match why {
             Some(Why::Stdout(error)) => (None, Err(error)),
-            why => (why, writer.finish().await),
+            why => (why, self.write_out(writer).await),
         };
         let failed_written = failed_lines.map_or(Ok(()), FailedLines::finish);
-        let exit = self.judge(&ended, why.as_ref(), end.as_ref(), written, failed_written);
+        let files = self.judge_files(written, failed_written, end.as_ref());
+        let exit = match files {
+            Ok(None) => self.judge(&ended, unsettled, why.as_ref()),
+            Ok(Some(exit)) => Ok(exit),
+            Err(stop) => Err(stop),
+        };
         let status = match &exit {
             Ok(exit) => *exit,
             Err(stop) => stop.exit,
@@ -194,26 +199,46 @@ impl Closing<'_> {
         exit
     }
 
-    fn judge(
+    /// Writes what is left. After a signal the reader of stdout has the time of a drain to take it, after a second none.
+    async fn write_out(&self, writer: Writer) -> io::Result<()> {
+        let level_above = |level| std::future::poll_fn(move |cx| self.shutdown.poll_above(level, cx));
+        let patience = async {
+            level_above(Level::Running).await;
+            let _ = tokio::time::timeout(self.config.clocks.drain, level_above(Level::Draining)).await;
+        };
+        tokio::select! {
+            biased;
+            written = writer.finish() => written,
+            () = patience => Err(io::Error::new(io::ErrorKind::TimedOut, "its reader did not take the rest in time")),
+        }
+    }
+
+    /// What reading and writing came to: a status when the reader of stdout went away, an error when bytes were lost.
+    fn judge_files(
         &self,
-        ended: &Ended,
-        why: Option<&Why>,
+        written: io::Result<()>,
+        failed_written: io::Result<()>,
         end: Option<&End>,
-        written: std::io::Result<()>,
-        failed_written: std::io::Result<()>,
-    ) -> Result<Exit, Stop> {
+    ) -> Result<Option<Exit>, Stop> {
         match written {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(Exit::ReaderGone),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Some(Exit::ReaderGone)),
+            // The signal that ended the waiting is the better status.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return self.judge_stop(None).map(Some),
             Err(error) => return Err(stdout_stop(error)),
             Ok(()) => {}
         }
         if let (Err(error), Some(path)) = (failed_written, &self.config.output.failed) {
             return Err(path_stop("--failed: write", path, &error));
         }
-        if let Some(error) = end.and_then(|end| end.error.as_ref()) {
-            return Err(Stop::new(Exit::Io, error.clone()));
-        }
+        end.and_then(|end| end.error.as_ref()).map_or(Ok(None), |error| Err(Stop::new(Exit::Io, error.clone())))
+    }
+
+    fn judge(&self, ended: &Ended, unsettled: u64, why: Option<&Why>) -> Result<Exit, Stop> {
         match ended {
+            Ended::Complete if unsettled > 0 => {
+                let message = format!("{unsettled} lines were lost on the way; this is a defect of the program");
+                Err(Stop::new(Exit::Io, message).way_out("run the same command again, and report it"))
+            }
             Ended::Complete => Ok(self.judge_failures()),
             Ended::Halted(halt) => {
                 Err(Stop::new(exit_of(halt.cause), halt.message.clone()).way_out(halt.way_out.clone()))
