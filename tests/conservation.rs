@@ -60,7 +60,6 @@ fn line() -> impl Strategy<Value = Line> {
         ("bad-json", 2),
         ("cut-chunk", 2),
         ("cut-length", 2),
-        ("mid-error", 2),
         ("hang-mid", 1),
         ("hang-first", 1),
         ("wrapped=503", 3),
@@ -70,7 +69,6 @@ fn line() -> impl Strategy<Value = Line> {
         ("status=502", 3),
         ("status=503", 3),
         ("retry-after=429:0.05", 3),
-        ("model-not-found", 2),
     ]);
     prop_oneof![
         10 => id().prop_map(|id| Line::Good { fault: None, id }),

@@ -22,6 +22,12 @@ pub fn for_people(text: &str, chars_max: usize) -> String {
     safe
 }
 
+/// A message of several lines, each of them made harmless: its own newlines stay.
+pub fn message(text: &str) -> String {
+    const LINE_CHARS_MAX: usize = 8000;
+    text.lines().map(|line| for_people(line, LINE_CHARS_MAX)).collect::<Vec<_>>().join("\n")
+}
+
 /// A path as it may be shown: escaped like other text from outside, and cut where it is absurdly long.
 pub fn shown(path: &Path) -> String {
     const PATH_CHARS_MAX: usize = 300;

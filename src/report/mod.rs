@@ -18,7 +18,7 @@ use crate::config::{Config, Verbosity};
 use crate::engine::Event;
 use crate::exit::Exit;
 use crate::line::completion::Flags;
-use crate::line::escape::for_people;
+use crate::line::escape::{self, for_people};
 use crate::line::{Failure, Outcome};
 
 pub use counts::Counts;
@@ -124,9 +124,9 @@ impl Reporter {
     }
 }
 
-/// Writes one message to stderr. That it could not be told is no reason to stop.
+/// Writes one message to stderr, whatever is quoted in it made harmless. That it could not be told is no reason to stop.
 pub fn say(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{message}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", escape::message(message));
 }
 
 /// Whether stderr is a terminal.
