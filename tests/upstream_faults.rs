@@ -538,3 +538,108 @@ fn a_flood_at_the_default_bound_is_capped_too() {
         assert!(peak < 256 * MEBIBYTE, "{upstream}: {} MiB", peak / MEBIBYTE);
     }
 }
+
+// What an outage turns into.
+
+/// An outage of the model during which something else goes wrong, too: whatever the probes meet, the run goes on.
+#[test]
+fn an_outage_that_changes_its_face_ends_all_the_same() {
+    let faces = [
+        "eof",
+        "reset",
+        "status=500",
+        "null",
+        "status=429",
+        "status=502",
+        "hang-head",
+        "html",
+        "wrapped=503",
+        "model-not-found",
+    ];
+    for face in faces {
+        let sim = Sim::start(&["--latency", "fixed:5"]);
+        let mut live = Run::on(&sim).args(["--first-token-timeout", "300ms"]).start();
+        live.feed_and_close(prompts(100).into_bytes());
+        live.wait_for_lines(20);
+        sim.control(&json!({"faults": ["status=503"]}));
+        live.wait_for_stderr("paused");
+        sim.control(&json!({"faults": [face]}));
+        sim.wait_for_count("requests", sim.count("requests") + 2);
+        sim.control(&json!({"faults": []}));
+        let output = live.finish();
+        assert_eq!((output.status, output.codes()), (0, vec![String::new(); 100]), "{face}: {output}");
+    }
+}
+
+#[test]
+fn an_outage_of_the_model_during_which_the_service_goes_away_ends_all_the_same() {
+    let sim = Sim::start(&["--latency", "fixed:5"]);
+    let mut live = Run::on(&sim).args(["-v"]).start();
+    live.feed_and_close(prompts(100).into_bytes());
+    live.wait_for_lines(20);
+    sim.control(&json!({"faults": ["status=503"]}));
+    live.wait_for_stderr("paused");
+    sim.control(&json!({"faults": [], "down_ms": 1500}));
+    live.wait_for_stderr("onnection refused");
+    let output = live.finish().expect(0);
+    assert_eq!(output.codes(), vec![""; 100]);
+}
+
+/// Clock ticks of processor time so far (`utime` and `stime`, proc_pid_stat(5)); 100 make a second.
+fn processor_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+fn spins(pid: u32) -> bool {
+    let (before, began) = (processor_ticks(pid), Instant::now());
+    common::wait_for("a second to pass", || (began.elapsed() > Duration::from_secs(1)).then_some(()));
+    processor_ticks(pid) - before > 40
+}
+
+#[test]
+fn a_run_that_waits_does_not_spin() {
+    for (fault, probe) in [("status=503", "hang-head"), ("eof", "hang-head"), ("status=503", "hang-mid")] {
+        let sim = Sim::start(&["--latency", "fixed:5"]);
+        let mut live = Run::on(&sim).start();
+        live.feed_and_close(prompts(100).into_bytes());
+        live.wait_for_lines(20);
+        sim.control(&json!({"faults": [fault]}));
+        live.wait_for_stderr("paused");
+        sim.control(&json!({"faults": [probe]}));
+        sim.wait_for_count("in_flight", 1);
+        assert!(!spins(live.pid()), "{fault}, then {probe}");
+    }
+    let sim = Sim::start(&["--latency", "fixed:5"]);
+    for fault in ["retry-after=429:60", "version-down", "hang-head"] {
+        let sim = if fault == "version-down" { Sim::start(&["--fault", fault]) } else { Sim::start(&[]) };
+        let mut live = Run::on(&sim).start();
+        live.feed_and_close(format!("{}{}", prompt(&format!("sim:{fault}")), prompts(10)).into_bytes());
+        sim.wait_for_count("version_requests", 1);
+        assert!(!spins(live.pid()), "{fault}");
+    }
+    let mut live = Run::on(&sim).start();
+    live.feed(prompts(1));
+    live.wait_for_lines(1);
+    assert!(!spins(live.pid()), "idle input");
+    let live = Run::at(&refused_base()).start();
+    assert!(!spins(live.pid()), "refused");
+}
+
+/// One model out, the other in service; then the service itself goes away, and comes back without the first model.
+#[test]
+fn two_troubles_at_once_neither_spin_nor_stick() {
+    let sim = Sim::start(&["--latency", "fixed:5"]);
+    let out = |number: usize| json!({"prompt": format!("{number} sim:status=503*12"), "model": "llama3.2:latest"});
+    let input: String = (1..=4).map(|number| out(number).to_string() + "\n").collect();
+    let mut live = Run::on(&sim).args(["--unordered", "-v"]).start();
+    live.feed_and_close(format!("{input}{}", prompts(40)).into_bytes());
+    live.wait_for_lines(20);
+    sim.control(&json!({"down_ms": 1500}));
+    live.wait_for_stderr("onnection refused");
+    assert!(!spins(live.pid()));
+    let output = live.finish();
+    assert!(output.codes().iter().all(|code| code.is_empty() || code == "upstream_unavailable"), "{output}");
+    assert_eq!(output.lines().len(), 44, "{output}");
+}
