@@ -30,10 +30,10 @@ echo 'quickstart: building; the first time takes a few minutes' >&2
 # The simulator needs no optimiser: its development build is quick, and `cargo test` uses it again.
 (cd "$root" && cargo build --locked --release --bin anvil-filter && cargo build --locked --example anvilgpt-sim) >&2
 
+# It picks a free port and says which one in its first line; the file must be there before it is.
+: >"$work/simulator"
 "$target/debug/examples/anvilgpt-sim" --open >"$work/simulator" &
 simulator=$!
-
-# It picks a free port and says which one in its first line.
 url=
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     url=$(sed -n 's/^listening //p' "$work/simulator")
@@ -52,8 +52,8 @@ env -u ANVILGPT_API_KEY -u ANVILGPT_MODEL -u CREDENTIALS_DIRECTORY XDG_CONFIG_HO
     no_proxy=127.0.0.1 ANVILGPT_BASE_URL="$url" \
     "$target/release/anvil-filter" -m llama3.1:latest <"$root/examples/prompts.jsonl" || status=$?
 
-echo "quickstart: the simulator only echoes. The same with the real service, once you have a key:
-  read -r ANVILGPT_API_KEY && export ANVILGPT_API_KEY    # paste the key, so that it is in no history
+echo "quickstart: the simulator only echoes. The same with the real service:
+put your key into ~/.config/anvil-filter/api-key (mode 0600), then
   $target/release/anvil-filter check
   $target/release/anvil-filter -m llama3.1:latest $root/examples/prompts.jsonl > completions.jsonl" >&2
 exit "$status"

@@ -466,8 +466,8 @@ fn an_outage_costs_no_line_and_few_probes() {
         sim.control(&json!({"faults": []}));
         let output = live.finish().expect(0);
         assert_eq!(output.codes(), vec![""; LINES]);
-        // Waits of 2 to 4 ms, doubling up to 125 to 250 ms.
-        assert!((1..=22).contains(&probes), "{status}: {probes} probes");
+        // Waits of 2 to 4 ms, doubling up to 125 to 250 ms; and stragglers may close the breaker once or twice more.
+        assert!((1..=40).contains(&probes), "{status}: {probes} probes");
         assert_eq!(sim.count("repeats_after_ok"), 0);
         assert_eq!(sim.count("ok"), LINES as u64);
     }
