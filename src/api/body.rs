@@ -54,18 +54,21 @@ pub fn streams(chat: &Chat, upstream: Upstream) -> bool {
     upstream == Upstream::Stream && chat.stream != Some(false)
 }
 
-/// The body to send: the canonical request, completed by the dialect, with `stream` as decided.
-pub fn render(chat: &Chat, dialect: Dialect, stream: bool) -> Vec<u8> {
-    let json = chat.json();
-    let mut body = Vec::with_capacity(json.len() + 128);
-    match dialect {
-        Dialect::OpenWebUi if !chat.sampling().is_empty() => mirror_sampling(chat, &mut body),
-        _ => body.extend_from_slice(&json[..json.len() - 1]),
-    }
+/// The body to send: the canonical request, completed by the dialect, with `stream` as decided. Takes the canonical
+/// body out of the request: a retry sends the same bytes again.
+pub fn render(chat: &mut Chat, dialect: Dialect, stream: bool) -> Vec<u8> {
+    let mut body = match dialect {
+        Dialect::OpenWebUi if !chat.sampling().is_empty() => mirror_sampling(chat),
+        _ => {
+            let mut json = chat.take_json();
+            json.pop();
+            json
+        }
+    };
     if stream {
         push_field(&mut body, "stream", b"true");
         match (&chat.stream_options, dialect) {
-            (Some(own), _) => push_field(&mut body, "stream_options", own.get().as_bytes()),
+            (Some(own), _) => push_field(&mut body, "stream_options", own.as_bytes()),
             // Without this OpenAI, vLLM and llama.cpp stream no usage; Open WebUI always has it for Ollama models.
             (None, Dialect::OpenAi) => push_field(&mut body, "stream_options", b"{\"include_usage\":true}"),
             (None, Dialect::OpenWebUi) => {}
@@ -76,21 +79,23 @@ pub fn render(chat: &Chat, dialect: Dialect, stream: bool) -> Vec<u8> {
 }
 
 /// Copies the request without its closing brace, sampling fields mirrored into `params`.
-fn mirror_sampling(chat: &Chat, body: &mut Vec<u8>) {
+fn mirror_sampling(chat: &Chat) -> Vec<u8> {
     let json = chat.json();
+    let mut whole = Vec::with_capacity(json.len() + 256);
+    let body = &mut whole;
     let open_end = json.len() - 1;
     let Some(params) = chat.params() else {
         body.extend_from_slice(&json[..open_end]);
         push_field(body, "params", b"{");
         push_missing(chat, &Fields::default(), body);
         body.push(b'}');
-        return;
+        return whole;
     };
     let own_text = std::str::from_utf8(&json[params.clone()]).unwrap_or_default();
     let Ok(own) = Fields::parse(own_text) else {
         // Not an object: it is the line's own affair, and the server's to judge.
         body.extend_from_slice(&json[..open_end]);
-        return;
+        return whole;
     };
     let inner = own_text.trim_ascii_end();
     body.extend_from_slice(&json[..params.start]);
@@ -98,6 +103,7 @@ fn mirror_sampling(chat: &Chat, body: &mut Vec<u8>) {
     push_missing(chat, &own, body);
     body.push(b'}');
     body.extend_from_slice(&json[params.end..open_end]);
+    whole
 }
 
 fn push_missing(chat: &Chat, own: &Fields<'_>, body: &mut Vec<u8>) {
@@ -115,8 +121,8 @@ mod tests {
 
     fn sent(line: &str, dialect: Dialect, stream: bool) -> String {
         let defaults = Defaults { model: Some("m".into()), ..Defaults::default() };
-        let request = Request::parse(line.as_bytes(), InputForm::Json, &defaults).unwrap();
-        String::from_utf8(render(&request.chat, dialect, stream)).unwrap()
+        let mut request = Request::parse(line.as_bytes(), InputForm::Json, &defaults).unwrap();
+        String::from_utf8(render(&mut request.chat, dialect, stream)).unwrap()
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl ApiClient {
 impl Transport for ApiClient {
     type Body = ClientBody;
 
-    async fn post_chat(&self, body: Vec<u8>) -> Result<Reply<ClientBody>, TransportError> {
+    async fn post_chat(&self, body: Bytes) -> Result<Reply<ClientBody>, TransportError> {
         let mut request = self.request(Method::POST, &self.chat_url, true);
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Some(Body::from(body));

@@ -95,7 +95,7 @@ impl ReplyBody for Rest {
 impl Transport for Scripted {
     type Body = Rest;
 
-    async fn post_chat(&self, body: Vec<u8>) -> Result<Reply<Rest>, TransportError> {
+    async fn post_chat(&self, body: Bytes) -> Result<Reply<Rest>, TransportError> {
         self.sent.borrow_mut().push((tokio::time::Instant::now(), String::from_utf8_lossy(&body).into_owned()));
         play(next(&self.chats)).await
     }

@@ -55,7 +55,7 @@ pub trait Transport {
     type Body: ReplyBody;
 
     /// Sends one chat request.
-    fn post_chat(&self, body: Vec<u8>) -> impl Future<Output = Result<Reply<Self::Body>, TransportError>>;
+    fn post_chat(&self, body: Bytes) -> impl Future<Output = Result<Reply<Self::Body>, TransportError>>;
 
     /// Asks for one page; `Version` is asked without the token.
     fn get(&self, page: Page) -> impl Future<Output = Result<Reply<Self::Body>, TransportError>>;

@@ -116,11 +116,11 @@ fn choose_model(config: &Config, names: &[String]) -> Result<String, Stop> {
 async fn complete(config: &Config, client: &ApiClient, dialect: Dialect, model: &str) -> Result<(), Stop> {
     let mut defaults = config.defaults.clone();
     defaults.model = Some(model.to_owned());
-    let request = Request::parse(br#"{"prompt":"Say ok.","max_tokens":8}"#, InputForm::Json, &defaults)
+    let mut request = Request::parse(br#"{"prompt":"Say ok.","max_tokens":8}"#, InputForm::Json, &defaults)
         .map_err(|bad| Stop::config(bad.failure.to_string()))?;
     let began = Instant::now();
     let asked = async {
-        let mut reply = client.post_chat(render(&request.chat, dialect, false)).await?;
+        let mut reply = client.post_chat(render(&mut request.chat, dialect, false).into()).await?;
         let body = collect(&mut reply.body, REPLY_BYTES_MAX).await?;
         Ok::<_, TransportError>(judge(&reply.head, body.map_or(Body::TooLarge, Body::Whole)))
     };

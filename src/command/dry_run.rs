@@ -58,7 +58,7 @@ impl Survey {
         };
         let content = &bytes[range.clone()];
         match Request::parse(content, config.input.form, &config.defaults) {
-            Ok(request) => self.good_line(config, content, &request),
+            Ok(request) => self.good_line(config, content, request),
             Err(bad) => self.bad_line(record.line, &bad.failure.to_string()),
         }
     }
@@ -70,7 +70,7 @@ impl Survey {
         }
     }
 
-    fn good_line(&mut self, config: &Config, content: &[u8], request: &Request) {
+    fn good_line(&mut self, config: &Config, content: &[u8], mut request: Request) {
         let form = match request.form {
             Form::Chat => "chat object",
             Form::Prompt => "prompt object",
@@ -99,7 +99,8 @@ impl Survey {
         }
         if self.first_body.is_none() {
             let dialect = config.service.dialect.unwrap_or(Dialect::OpenWebUi);
-            let body = render(&request.chat, dialect, streams(&request.chat, config.service.upstream));
+            let stream = streams(&request.chat, config.service.upstream);
+            let body = render(&mut request.chat, dialect, stream);
             self.first_body = Some(String::from_utf8_lossy(&body).into_owned());
         }
     }

@@ -8,6 +8,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -58,7 +59,7 @@ impl Seen {
 }
 
 /// Sends `body` once.
-pub async fn attempt<T: Transport>(transport: &T, body: Vec<u8>, plan: Plan) -> Seen {
+pub async fn attempt<T: Transport>(transport: &T, body: Bytes, plan: Plan) -> Seen {
     let start = Instant::now();
     let first = if plan.streams { plan.clocks.first_token } else { plan.clocks.whole_reply };
     let sleep = pin!(sleep_until(start + first));
@@ -88,7 +89,7 @@ async fn read<B: ReplyBody>(head: &Head, body: &mut B, mut clock: Clock<'_>, sta
         Some(Ok(Some(bytes))) => judge(head, Body::Whole(bytes)),
         Some(Ok(None)) => judge(head, Body::TooLarge),
         // A refusal is judged by its status even when its explanation broke off.
-        Some(Err(_)) | None if !success => judge(head, Body::Whole(bytes::Bytes::new())),
+        Some(Err(_)) | None if !success => judge(head, Body::Whole(Bytes::new())),
         Some(Err(error)) => from_transport(error),
         None => Signal::Slow(format!("the reply was not whole after {}", humantime::format_duration(whole_reply))),
     }

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -38,7 +39,7 @@ const TICKS_MAX: u32 = 16;
 const TICK_REST: Duration = Duration::from_millis(10);
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-type Job = (Box<Ticket>, Flight, Vec<u8>, Plan);
+type Job = (Box<Ticket>, Flight, Bytes, Plan);
 type Finished = (Box<Ticket>, Flight, Seen);
 
 /// What the engine remembers of an attempt under way.
@@ -358,7 +359,7 @@ impl<'a, T: Transport> Core<'a, T> {
             token_generation: self.asking.token_generation(),
         };
         let streams = streams(&ticket.request.chat, self.settings.upstream);
-        let body = render(&ticket.request.chat, dialect, streams);
+        let body = ticket.body.get_or_insert_with(|| render(&mut ticket.request.chat, dialect, streams).into()).clone();
         let plan = Plan {
             key: ticket.key,
             attempt: ticket.attempts,

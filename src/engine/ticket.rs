@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Key;
 use crate::flow::Endpoint;
 use crate::flow::endpoint::Stamp;
@@ -61,6 +63,8 @@ pub struct Ticket {
     pub key: Key,
     /// What to ask.
     pub request: Request,
+    /// The body as it is sent, once it was made.
+    pub body: Option<Bytes>,
     /// Attempts sent.
     pub attempts: u32,
     /// Attempts that failed, for the backoff.
@@ -81,6 +85,7 @@ impl Ticket {
         Self {
             key,
             request,
+            body: None,
             attempts: 0,
             failures: 0,
             began: None,

@@ -33,6 +33,8 @@ pub struct Writer {
     from_thread: mpsc::UnboundedReceiver<io::Result<Vec<u8>>>,
     thread: Option<std::thread::JoinHandle<()>>,
     buffer: Vec<u8>,
+    /// The buffer that was written last, to be filled again.
+    spare: Vec<u8>,
     buffered: Amount,
     under_way: Option<Amount>,
 }
@@ -67,6 +69,7 @@ impl Writer {
             from_thread,
             thread: Some(thread),
             buffer: Vec::new(),
+            spare: Vec::new(),
             buffered: Amount::default(),
             under_way: None,
         })
@@ -87,7 +90,7 @@ impl Writer {
         if self.under_way.is_some() || (self.buffer.is_empty() && self.buffered == Amount::default()) {
             return;
         }
-        let buffer = std::mem::take(&mut self.buffer);
+        let buffer = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare));
         self.under_way = Some(std::mem::take(&mut self.buffered));
         // A thread that is gone has left its error behind.
         if let Some(sender) = &self.to_thread {
@@ -99,8 +102,8 @@ impl Writer {
     pub fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Amount>> {
         let Poll::Ready(Some(result)) = self.from_thread.poll_recv(cx) else { return Poll::Pending };
         Poll::Ready(result.map(|buffer| {
-            if self.buffer.is_empty() && buffer.capacity() <= 4 * BUFFER_BYTES {
-                self.buffer = buffer;
+            if buffer.capacity() <= 4 * BUFFER_BYTES {
+                self.spare = buffer;
             }
             let amount = self.under_way.take().unwrap_or_default();
             if self.buffer.len() >= BUFFER_BYTES {

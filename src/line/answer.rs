@@ -3,11 +3,9 @@
 //! Invariant: `body` is one line of JSON (no raw CR or LF), and every span lies within it. Reading an answer copies
 //! nothing; the content goes from the server's bytes into the output without being decoded.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+
+use super::json::{Cursor, Malformed};
 
 /// A part of an answer's body, as byte offsets; always a whole JSON value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,42 +52,6 @@ pub struct Tokens {
     pub completion: u64,
 }
 
-#[derive(Deserialize)]
-struct WireReply<'a> {
-    #[serde(borrow, default)]
-    model: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    choices: Option<Vec<WireChoice<'a>>>,
-    #[serde(borrow, default)]
-    usage: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    task_id: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct WireChoice<'a> {
-    #[serde(default)]
-    index: u64,
-    #[serde(borrow, default)]
-    finish_reason: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    message: Option<WireMessage<'a>>,
-}
-
-#[derive(Deserialize)]
-struct WireMessage<'a> {
-    #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    reasoning_content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    reasoning: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tool_calls: Option<&'a RawValue>,
-}
-
 impl Answer {
     /// Reads one whole `chat.completion` object. The error says in a few words why it is no completion.
     pub fn parse(body: Bytes) -> Result<Self, String> {
@@ -98,21 +60,8 @@ impl Answer {
         if text.trim_ascii() == "null" {
             return Err("the reply is null".to_owned());
         }
-        let wire: WireReply<'_> =
-            serde_json::from_str(text).map_err(|error| format!("the reply is not a completion: {error}"))?;
-        refuse_what_is_no_answer(&wire)?;
-        let span = |raw: &RawValue| Span::of(text, raw);
-        let choices = wire
-            .choices
-            .unwrap_or_default()
-            .iter()
-            .map(|choice| read_choice(choice, &span))
-            .collect::<Result<Vec<_>, _>>()?;
-        if choices.is_empty() {
-            return Err("the reply has no choices".to_owned());
-        }
-        let tokens = wire.usage.map(Tokens::read).unwrap_or_default();
-        let (model, usage) = (wire.model.map(|model| model.into()), wire.usage.map(span));
+        let parts = Parts::read(text)?;
+        let Parts { model, choices, usage, tokens, .. } = parts;
         Ok(Self { choices, model, usage, tokens, body })
     }
 
@@ -152,49 +101,138 @@ impl Answer {
     }
 }
 
-fn refuse_what_is_no_answer(wire: &WireReply<'_>) -> Result<(), String> {
-    if let Some(error) = wire.error {
-        return Err(format!("the reply is an error: {}", super::escape::for_people(error.get(), 300)));
-    }
-    if wire.task_id.is_some() && wire.choices.is_none() {
-        return Err("the service made a background task of the request; its answer never comes here".to_owned());
-    }
-    if wire.model.as_deref() == Some("ollama") {
-        return Err("the model failed while it answered (the service reports it as model \"ollama\")".to_owned());
-    }
-    Ok(())
+/// What one walk over a reply finds.
+#[derive(Default)]
+struct Parts<'a> {
+    model: Option<Box<str>>,
+    choices: Vec<Choice>,
+    has_choices: bool,
+    usage: Option<Span>,
+    tokens: Tokens,
+    error: Option<&'a str>,
+    has_task: bool,
+    without_message: bool,
 }
 
-fn read_choice(wire: &WireChoice<'_>, span: &impl Fn(&RawValue) -> Span) -> Result<Choice, String> {
-    let message = wire.message.as_ref().ok_or("a choice has no message")?;
-    Ok(Choice {
-        index: wire.index,
-        content: message.content.map(span),
-        reasoning: message.reasoning_content.or(message.reasoning).map(span),
-        tool_calls: message.tool_calls.map(span),
-        finish_reason: wire.finish_reason.map(span),
-    })
+impl<'a> Parts<'a> {
+    fn read(text: &'a str) -> Result<Self, String> {
+        let mut parts = Self::default();
+        let mut cursor = Cursor::new(text);
+        let walked = cursor.object(|cursor, name| parts.member(text, cursor, name)).and_then(|()| cursor.end());
+        walked.map_err(|malformed| {
+            format!("the reply is not a completion: expected {} at byte {}", malformed.expected, malformed.at)
+        })?;
+        parts.refuse_what_is_no_answer()?;
+        Ok(parts)
+    }
+
+    fn member(&mut self, text: &str, cursor: &mut Cursor<'a>, name: &str) -> Result<(), Malformed> {
+        match name {
+            "\"choices\"" if cursor.peek() == Some(b'[') => {
+                self.has_choices = true;
+                return cursor.array(|cursor| self.choice(text, cursor));
+            }
+            "\"usage\"" if cursor.peek() == Some(b'{') => {
+                let start = cursor.position();
+                cursor.object(|cursor, name| self.tokens.member(cursor, name))?;
+                self.usage = Some(Span { start, end: cursor.position() });
+                return Ok(());
+            }
+            _ => {}
+        }
+        let value = cursor.value()?;
+        match name {
+            "\"model\"" => self.model = serde_json::from_str(value).ok(),
+            "\"error\"" => self.error = Some(value).filter(|value| *value != "null"),
+            "\"task_id\"" => self.has_task = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn choice(&mut self, text: &str, cursor: &mut Cursor<'a>) -> Result<(), Malformed> {
+        let mut choice = Choice {
+            index: self.choices.len() as u64,
+            content: None,
+            reasoning: None,
+            tool_calls: None,
+            finish_reason: None,
+        };
+        let mut has_message = false;
+        if cursor.peek() != Some(b'{') {
+            self.without_message = true;
+            return cursor.value().map(|_| ());
+        }
+        cursor.object(|cursor, name| {
+            if name == "\"message\"" && cursor.peek() == Some(b'{') {
+                has_message = true;
+                return cursor.object(|cursor, name| choice.message_member(text, cursor, name));
+            }
+            let value = cursor.value()?;
+            match name {
+                "\"index\"" => choice.index = value.parse().unwrap_or(choice.index),
+                "\"finish_reason\"" => choice.finish_reason = Some(Span::of(text, value)),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        self.without_message |= !has_message;
+        self.choices.push(choice);
+        Ok(())
+    }
+
+    fn refuse_what_is_no_answer(&self) -> Result<(), String> {
+        if let Some(error) = self.error {
+            return Err(format!("the reply is an error: {}", super::escape::for_people(error, 300)));
+        }
+        if self.has_task && !self.has_choices {
+            return Err("the service made a background task of the request; its answer never comes here".to_owned());
+        }
+        if self.model.as_deref() == Some("ollama") {
+            return Err("the model failed while it answered (the service reports it as model \"ollama\")".to_owned());
+        }
+        if self.without_message {
+            return Err("a choice has no message".to_owned());
+        }
+        if self.choices.is_empty() {
+            return Err("the reply has no choices".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Choice {
+    fn message_member(&mut self, text: &str, cursor: &mut Cursor<'_>, name: &str) -> Result<(), Malformed> {
+        let value = cursor.value()?;
+        let span = Some(Span::of(text, value));
+        match name {
+            "\"content\"" => self.content = span,
+            "\"reasoning_content\"" => self.reasoning = span,
+            "\"reasoning\"" => self.reasoning = self.reasoning.or(span),
+            "\"tool_calls\"" => self.tool_calls = span,
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 impl Span {
-    fn of(text: &str, raw: &RawValue) -> Self {
-        let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
-        Self { start, end: start + raw.get().len() }
+    fn of(text: &str, value: &str) -> Self {
+        let start = value.as_ptr() as usize - text.as_ptr() as usize;
+        Self { start, end: start + value.len() }
     }
 }
 
 impl Tokens {
-    /// Reads the two counts leniently: whatever is no whole number counts as 0. Both lie at the top of the usage object,
-    /// and quotes within JSON strings are escaped, so the name in quotes can only be the member itself.
-    fn read(usage: &RawValue) -> Self {
-        let count = |name: &str| {
-            let at = memchr::memmem::find(usage.get().as_bytes(), name.as_bytes())?;
-            let value = usage.get()[at + name.len()..].trim_ascii_start().strip_prefix(':')?.trim_ascii_start();
-            let digits = value.bytes().take_while(u8::is_ascii_digit).count();
-            value[..digits].parse().ok()
-        };
-        let (prompt, completion) = (count("\"prompt_tokens\""), count("\"completion_tokens\""));
-        Self { prompt: prompt.unwrap_or(0), completion: completion.unwrap_or(0) }
+    /// Reads the two counts leniently: whatever is no whole number counts as 0.
+    fn member(&mut self, cursor: &mut Cursor<'_>, name: &str) -> Result<(), Malformed> {
+        let value = cursor.value()?;
+        match name {
+            "\"prompt_tokens\"" => self.prompt = value.parse().unwrap_or(0),
+            "\"completion_tokens\"" => self.completion = value.parse().unwrap_or(0),
+            _ => {}
+        }
+        Ok(())
     }
 }
 

@@ -5,8 +5,6 @@
 
 use std::ops::Range;
 
-use serde_json::value::RawValue;
-
 use super::fields::{is_null, push_field, push_string};
 
 /// Sampling fields, as OpenAI, Ollama and Open WebUI's `params` name them.
@@ -41,7 +39,7 @@ pub struct Chat {
     /// The line's own wish for a streamed or a whole reply.
     pub stream: Option<bool>,
     /// The line's own `stream_options`, a JSON value.
-    pub stream_options: Option<Box<RawValue>>,
+    pub stream_options: Option<Box<str>>,
     /// The field that would make a background task of the request on Open WebUI.
     pub background_field: Option<&'static str>,
     /// The limit of generated tokens that the line or the defaults ask for.
@@ -61,6 +59,11 @@ impl Chat {
         &self.json
     }
 
+    /// Takes the canonical body out, for one who completes it in place.
+    pub fn take_json(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.json)
+    }
+
     /// Sampling fields at the top level and where their values lie in [`Chat::json`].
     pub fn sampling(&self) -> &[(&'static str, Range<usize>)] {
         &self.sampling
@@ -72,17 +75,17 @@ impl Chat {
     }
 
     /// Adds one top-level field. `stream` and `stream_options` are kept apart: they say how to ask, not what.
-    pub fn push(&mut self, name: &str, value: &RawValue) {
+    pub fn push(&mut self, name: &str, value: &str) {
         match name {
             "stream" => self.stream = Some(wants_stream(value)),
-            "stream_options" => self.stream_options = Some(value.to_owned()),
+            "stream_options" => self.stream_options = Some(value.into()),
             _ => self.push_body(name, value),
         }
     }
 
-    fn push_body(&mut self, name: &str, value: &RawValue) {
-        push_field(&mut self.json, name, value.get().as_bytes());
-        let range = self.json.len() - value.get().len()..self.json.len();
+    fn push_body(&mut self, name: &str, value: &str) {
+        push_field(&mut self.json, name, value.as_bytes());
+        let range = self.json.len() - value.len()..self.json.len();
         if let Some(known) = SAMPLING_FIELDS.into_iter().find(|known| *known == name) {
             if !is_null(value) {
                 self.sampling.push((known, range));
@@ -92,20 +95,20 @@ impl Chat {
             self.params = Some(range);
             self.note_token_limit_of_params(value);
         } else if name == "max_completion_tokens" {
-            self.tokens_max = value.get().parse().ok().or(self.tokens_max);
+            self.tokens_max = value.parse().ok().or(self.tokens_max);
         } else if let Some(field) = BACKGROUND_FIELDS.into_iter().find(|field| *field == name && !is_null(value)) {
             self.background_field = Some(field);
         }
     }
 
-    fn note_token_limit(&mut self, name: &str, value: &RawValue) {
+    fn note_token_limit(&mut self, name: &str, value: &str) {
         if matches!(name, "max_tokens" | "num_predict") {
-            self.tokens_max = value.get().parse().ok().or(self.tokens_max);
+            self.tokens_max = value.parse().ok().or(self.tokens_max);
         }
     }
 
-    fn note_token_limit_of_params(&mut self, value: &RawValue) {
-        let Ok(inner) = super::fields::Fields::parse(value.get()) else { return };
+    fn note_token_limit_of_params(&mut self, value: &str) {
+        let Ok(inner) = super::fields::Fields::parse(value) else { return };
         for name in ["max_tokens", "num_predict"] {
             if let Some(value) = inner.get(name) {
                 self.note_token_limit(name, value);
@@ -133,6 +136,6 @@ impl Chat {
 }
 
 /// Open WebUI streams for anything that Python calls true, a non-empty string included.
-fn wants_stream(value: &RawValue) -> bool {
-    !matches!(value.get(), "false" | "null" | "0" | "\"\"" | "[]" | "{}")
+fn wants_stream(value: &str) -> bool {
+    !matches!(value, "false" | "null" | "0" | "\"\"" | "[]" | "{}")
 }

@@ -4,8 +4,6 @@
 
 use std::io::Write as _;
 
-use serde_json::value::RawValue;
-
 use super::chat::Chat;
 use super::failure::Failure;
 use super::fields::{Fields, push_field, push_name, push_string};
@@ -112,7 +110,7 @@ fn begin(out: &mut Vec<u8>, about: &About<'_>) {
     write_into(out, format_args!("{{\"line\":{}", about.line));
     if let Some(correlation) = about.correlation {
         push_name(out, correlation.field.name());
-        push_raw(out, correlation.value.get().as_bytes());
+        push_raw(out, correlation.value.as_bytes());
     }
 }
 
@@ -210,7 +208,7 @@ fn raw(out: &mut Vec<u8>, about: &About<'_>, outcome: &Outcome) {
     push_field(out, "line", about.line.to_string().as_bytes());
     if let Some(correlation) = about.correlation {
         push_name(out, "custom_id");
-        push_raw(out, correlation.value.get().as_bytes());
+        push_raw(out, correlation.value.as_bytes());
     }
     out.push(b'}');
 }
@@ -219,7 +217,7 @@ fn raw(out: &mut Vec<u8>, about: &About<'_>, outcome: &Outcome) {
 fn batch_result(out: &mut Vec<u8>, about: &About<'_>, outcome: &Outcome) {
     write_into(out, format_args!("{{\"id\":\"batch_req_{}\",\"custom_id\":", about.line));
     match about.correlation {
-        Some(correlation) => push_raw(out, correlation.value.get().as_bytes()),
+        Some(correlation) => push_raw(out, correlation.value.as_bytes()),
         None => out.extend_from_slice(b"null"),
     }
     match &outcome.result {
@@ -269,19 +267,16 @@ fn push_input(out: &mut Vec<u8>, about: &About<'_>, replaced: &[&str]) {
         Some((_, Ok(fields))) => {
             for (name, value) in fields.0.iter().filter(|(name, _)| !replaced.contains(&name.as_ref())) {
                 push_name(out, name);
-                push_raw(out, value.get().as_bytes());
+                push_raw(out, value.as_bytes());
             }
         }
-        Some((text, Err(_))) if matches!(about.form, Some(Form::Bare)) => push_bare(out, text.trim_ascii()),
+        Some((text, Err(_))) if matches!(about.form, Some(Form::Bare)) => {
+            push_field(out, "prompt", text.trim_ascii().as_bytes())
+        }
         Some((text, Err(_))) if matches!(about.form, Some(Form::Text)) => {
             push_name(out, "prompt");
             push_string(out, text);
         }
         _ => push_field(out, "line", about.line.to_string().as_bytes()),
     }
-}
-
-fn push_bare(out: &mut Vec<u8>, text: &str) {
-    let raw: &RawValue = serde_json::from_str(text).expect("a bare line was read as a JSON string before");
-    push_field(out, "prompt", raw.get().as_bytes());
 }

@@ -3,57 +3,58 @@
 //! Invariant: a value's bytes are never changed, however deep, large or odd the value is.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use super::json::Cursor;
 
-/// The members of one object, in the order of the text, duplicates included.
+/// The members of one object, in the order of the text, duplicates included: names decoded, values as they stand.
 #[derive(Debug, Default)]
-pub struct Fields<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
-
-#[derive(serde::Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a JSON object")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-        let mut fields = Vec::with_capacity(8);
-        while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
-            fields.push((name, map.next_value::<&'de RawValue>()?));
-        }
-        Ok(Fields(fields))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
+pub struct Fields<'a>(pub Vec<(Cow<'a, str>, &'a str)>);
 
 impl<'a> Fields<'a> {
-    /// Reads one object; the error is serde_json's, with its column.
-    pub fn parse(text: &'a str) -> serde_json::Result<Self> {
-        serde_json::from_str(text)
+    /// Reads one object; the error says where and why the text is none.
+    pub fn parse(text: &'a str) -> Result<Self, String> {
+        let mut fields = Vec::with_capacity(8);
+        let mut cursor = Cursor::new(text);
+        let walked = cursor.object(|cursor, name| {
+            fields.push((decode_name(name), cursor.value()?));
+            Ok(())
+        });
+        walked.and_then(|()| cursor.end()).map_err(|malformed| explain(text, malformed.at, malformed.expected))?;
+        Ok(Self(fields))
     }
 
     /// The value of the first member of this name.
-    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+    pub fn get(&self, name: &str) -> Option<&'a str> {
         self.0.iter().find(|(own, _)| own == name).map(|(_, value)| *value)
     }
 
-    /// The first of `names` that occurs more than once.
+    /// The first of `names` (at most 64) that occurs more than once.
     pub fn duplicate_of<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
-        let count = |name: &str| self.0.iter().filter(|(own, _)| own == name).count();
-        names.iter().copied().find(|name| count(name) > 1)
+        let mut seen = 0u64;
+        self.0.iter().find_map(|(own, _)| {
+            let index = names.iter().position(|name| own == name)?;
+            let twice = seen & (1 << index) != 0;
+            seen |= 1 << index;
+            twice.then(|| names[index])
+        })
+    }
+}
+
+/// Decodes a member's name, which stands in its quotes.
+fn decode_name(name: &str) -> Cow<'_, str> {
+    let inside = &name[1..name.len() - 1];
+    if memchr::memchr(b'\\', inside.as_bytes()).is_none() {
+        return Cow::Borrowed(inside);
+    }
+    // A lone surrogate has no decoded form; its escaped one is a name that nobody asks for.
+    serde_json::from_str(name).map_or(Cow::Borrowed(inside), Cow::Owned)
+}
+
+/// Says it in serde_json's words, which name line and column, where it agrees that something is wrong.
+fn explain(text: &str, at: usize, expected: &str) -> String {
+    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Err(error) if !error.to_string().starts_with("recursion limit") => error.to_string(),
+        _ => format!("expected {expected} at column {}", at + 1),
     }
 }
 
@@ -78,8 +79,8 @@ pub fn push_string(json: &mut Vec<u8>, text: &str) {
 }
 
 /// Whether the raw JSON value is `null`.
-pub fn is_null(value: &RawValue) -> bool {
-    value.get() == "null"
+pub fn is_null(value: &str) -> bool {
+    value == "null"
 }
 
 #[cfg(test)]
@@ -89,22 +90,23 @@ mod tests {
 
     #[test]
     fn values_keep_their_bytes_and_order() {
-        let text = r#"{"n":12345678901234567890123,"s":"\ud83d","a" : [ 1,2 ],"n2":1e400}"#;
+        let text = r#"{"n":12345678901234567890123,"s":"\ud83d","a" : [ 1,2 ],"n\u0032":1e400}"#;
         let fields = Fields::parse(text).unwrap();
-        let raw: Vec<&str> = fields.0.iter().map(|(_, value)| value.get()).collect();
+        let raw: Vec<&str> = fields.0.iter().map(|(_, value)| *value).collect();
         assert_eq!(raw, ["12345678901234567890123", r#""\ud83d""#, "[ 1,2 ]", "1e400"]);
+        assert_eq!(fields.get("n2"), Some("1e400"));
     }
 
     #[test]
-    fn depth_is_no_obstacle() {
-        let text = format!(r#"{{"deep":{}{}}}"#, "[".repeat(1_000_000), "]".repeat(1_000_000));
-        assert_eq!(Fields::parse(&text).unwrap().0.len(), 1);
+    fn errors_name_the_place() {
+        assert!(Fields::parse(r#"{"a":1,}"#).unwrap_err().contains("column 8"));
+        assert!(Fields::parse("[]").unwrap_err().contains("expected {"));
     }
 
     #[test]
     fn duplicates_are_found_only_where_asked() {
-        let fields = Fields::parse(r#"{"a":1,"a":2,"b":1}"#).unwrap();
-        assert_eq!(fields.duplicate_of(&["b", "a"]), Some("a"));
+        let fields = Fields::parse(r#"{"a":1,"a":2,"b":1,"c":1,"c":1}"#).unwrap();
+        assert_eq!(fields.duplicate_of(&["b", "c", "a"]), Some("a"));
         assert_eq!(fields.duplicate_of(&["b"]), None);
     }
 }

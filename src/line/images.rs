@@ -1,7 +1,5 @@
 //! The `images` of a prompt line: URLs, data URLs or bare base64, made into OpenAI's content parts.
 
-use serde_json::value::RawValue;
-
 use super::fields::push_string;
 
 /// How the first base64 characters of a picture tell its type.
@@ -9,9 +7,9 @@ const SIGNATURES: [(&str, &str); 4] =
     [("iVBORw0KGgo", "image/png"), ("/9j/", "image/jpeg"), ("R0lGOD", "image/gif"), ("UklGR", "image/webp")];
 
 /// Every image as a URL; the error names the one that is none.
-pub fn to_urls(images: &RawValue) -> Result<Vec<String>, String> {
+pub fn to_urls(images: &str) -> Result<Vec<String>, String> {
     let list: Vec<String> =
-        serde_json::from_str(images.get()).map_err(|_| "images must be an array of strings".to_owned())?;
+        serde_json::from_str(images).map_err(|_| "images must be an array of strings".to_owned())?;
     list.into_iter().enumerate().map(|(index, image)| to_url(image, index + 1)).collect()
 }
 

@@ -10,6 +10,7 @@ pub mod escape;
 pub mod failure;
 pub mod fields;
 mod images;
+pub mod json;
 pub mod request;
 
 pub use answer::{Answer, Choice, Span};

@@ -3,7 +3,7 @@
 //! Invariant: a line that cannot be used gives exactly one [`BadLine`], which keeps the correlation id as soon as it
 //! has been read. Nothing here depends on any other line.
 
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 use super::chat::Chat;
 use super::fields::{Fields, is_null, push_string};
@@ -48,8 +48,8 @@ impl IdField {
 pub struct Correlation {
     /// The field's name.
     pub field: IdField,
-    /// The value, any JSON type.
-    pub value: Box<RawValue>,
+    /// The value, raw JSON of any type.
+    pub value: Box<str>,
 }
 
 /// One line's work.
@@ -109,6 +109,8 @@ const FIELDS_READ: [&str; 16] = [
     "max_tokens",
     "stream_options",
 ];
+/// Room for what a dialect adds.
+const SUFFIX_BYTES: usize = 160;
 const CHAT_PATH: &str = "/chat/completions";
 
 impl Request {
@@ -128,7 +130,7 @@ impl Request {
             (InputForm::Text, _) => from_prompt_alone(text, Form::Text, defaults),
             (InputForm::Json, Some(b'{')) => from_object(trimmed, defaults),
             (InputForm::Json, Some(b'"')) => {
-                let prompt: String = serde_json::from_str(trimmed).map_err(|error| not_json(&error))?;
+                let prompt: String = serde_json::from_str(trimmed).map_err(|error| not_json(error))?;
                 from_prompt_alone(&prompt, Form::Bare, defaults)
             }
             (InputForm::Json, _) => Err(no_object(trimmed)),
@@ -140,17 +142,17 @@ fn bad(code: ErrorCode, message: impl Into<String>) -> BadLine {
     BadLine { form: None, correlation: None, failure: Failure::new(code, message) }
 }
 
-fn not_json(error: &serde_json::Error) -> BadLine {
+fn not_json(error: impl std::fmt::Display) -> BadLine {
     bad(ErrorCode::NotJson, format!("not JSON: {error}"))
 }
 
 fn no_object(text: &str) -> BadLine {
-    match serde_json::from_str::<&RawValue>(text) {
+    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
         Ok(_) => bad(
             ErrorCode::UnknownForm,
             "a request line is a JSON object with messages, prompt or body, or a JSON string",
         ),
-        Err(error) => not_json(&error),
+        Err(error) => not_json(error),
     }
 }
 
@@ -162,7 +164,7 @@ fn from_prompt_alone(prompt: &str, form: Form, defaults: &Defaults) -> Result<Re
 }
 
 fn from_object(text: &str, defaults: &Defaults) -> Result<Request, BadLine> {
-    let fields = Fields::parse(text).map_err(|error| not_json(&error))?;
+    let fields = Fields::parse(text).map_err(not_json)?;
     let correlation = correlation_of(&fields);
     let keep = |mut line: BadLine| {
         line.correlation = line.correlation.or_else(|| correlation.clone());
@@ -196,7 +198,7 @@ fn refuse_duplicates(fields: &Fields<'_>) -> Result<(), BadLine> {
 fn correlation_of(fields: &Fields<'_>) -> Option<Correlation> {
     [IdField::CustomId, IdField::Id]
         .into_iter()
-        .find_map(|field| Some(Correlation { field, value: fields.get(field.name())?.to_owned() }))
+        .find_map(|field| Some(Correlation { field, value: fields.get(field.name())?.into() }))
 }
 
 fn from_chat(
@@ -205,12 +207,12 @@ fn from_chat(
     correlation: Option<Correlation>,
     defaults: &Defaults,
 ) -> Result<Request, BadLine> {
-    let messages = fields.get("messages").map_or("null", RawValue::get);
+    let messages = fields.get("messages").unwrap_or("null");
     if !messages.starts_with('[') {
         return Err(bad(ErrorCode::BadField, "messages must be an array of messages"));
     }
-    let capacity = fields.0.iter().map(|(name, value)| name.len() + value.get().len() + 4).sum::<usize>();
-    let mut assembly = Assembly::new(form, correlation, capacity + 64);
+    let capacity = fields.0.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
+    let mut assembly = Assembly::new(form, correlation, capacity + SUFFIX_BYTES);
     let own_model = string_field(fields, "model")?;
     if own_model.is_none() {
         assembly.model(None, defaults)?;
@@ -219,7 +221,7 @@ fn from_chat(
         match name.as_ref() {
             "custom_id" | "id" => {}
             "model" if own_model.is_none() => {}
-            "model" => assembly.model(own_model.clone(), defaults)?,
+            "model" => assembly.model(own_model.as_deref(), defaults)?,
             "messages" => assembly.messages(value, defaults),
             _ => assembly.chat.push(name, value),
         }
@@ -228,20 +230,20 @@ fn from_chat(
 }
 
 fn from_prompt(
-    prompt: &RawValue,
+    prompt: &str,
     fields: &Fields<'_>,
     correlation: Option<Correlation>,
     defaults: &Defaults,
 ) -> Result<Request, BadLine> {
     let prompt: String =
-        serde_json::from_str(prompt.get()).map_err(|_| bad(ErrorCode::BadField, "prompt must be a string"))?;
+        serde_json::from_str(prompt).map_err(|_| bad(ErrorCode::BadField, "prompt must be a string"))?;
     let system = string_field(fields, "system")?;
     let images = match fields.get("images").filter(|value| !is_null(value)) {
         Some(images) => Some(images::to_urls(images).map_err(|message| bad(ErrorCode::BadField, message))?),
         None => None,
     };
     let mut assembly = Assembly::new(Form::Prompt, correlation, prompt.len() + 256);
-    assembly.model(string_field(fields, "model")?, defaults)?;
+    assembly.model(string_field(fields, "model")?.as_deref(), defaults)?;
     assembly.prompt(&prompt, system.as_deref(), images.as_deref(), defaults);
     for (name, value) in &fields.0 {
         if PROMPT_FIELDS[3..].contains(&name.as_ref()) {
@@ -252,7 +254,7 @@ fn from_prompt(
 }
 
 fn from_batch(
-    body: &RawValue,
+    body: &str,
     fields: &Fields<'_>,
     correlation: Option<Correlation>,
     defaults: &Defaults,
@@ -263,7 +265,7 @@ fn from_batch(
         line
     };
     check_target(fields).map_err(as_batch)?;
-    let inner = Fields::parse(body.get())
+    let inner = Fields::parse(body)
         .map_err(|_| as_batch(bad(ErrorCode::BadField, "the body of a batch line must be a JSON object")))?;
     refuse_duplicates(&inner).map_err(as_batch)?;
     from_chat(&inner, Form::Batch, correlation.clone(), defaults).map_err(as_batch)
@@ -271,8 +273,8 @@ fn from_batch(
 
 /// A batch line may name the chat path in OpenAI's way, and nothing else: a line never chooses the host.
 fn check_target(fields: &Fields<'_>) -> Result<(), BadLine> {
-    let method = string_field(fields, "method")?.unwrap_or_else(|| "POST".to_owned());
-    let url = string_field(fields, "url")?.unwrap_or_else(|| CHAT_PATH.to_owned());
+    let method = string_field(fields, "method")?.unwrap_or(Cow::Borrowed("POST"));
+    let url = string_field(fields, "url")?.unwrap_or(Cow::Borrowed(CHAT_PATH));
     let path = url.strip_prefix("/v1").unwrap_or(&url);
     if path == CHAT_PATH && method.eq_ignore_ascii_case("POST") {
         return Ok(());
@@ -281,11 +283,19 @@ fn check_target(fields: &Fields<'_>) -> Result<(), BadLine> {
     Err(bad(ErrorCode::UnsupportedUrl, format!("a batch line may only POST to /v1/chat/completions, not {asked}")))
 }
 
-fn string_field(fields: &Fields<'_>, name: &str) -> Result<Option<String>, BadLine> {
+fn string_field<'a>(fields: &Fields<'a>, name: &str) -> Result<Option<Cow<'a, str>>, BadLine> {
     let Some(value) = fields.get(name).filter(|value| !is_null(value)) else { return Ok(None) };
-    let text: String =
-        serde_json::from_str(value.get()).map_err(|_| bad(ErrorCode::BadField, format!("{name} must be a string")))?;
+    let text = decode(value).ok_or_else(|| bad(ErrorCode::BadField, format!("{name} must be a string")))?;
     Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+/// Decodes a JSON string; one without escapes is its own inside.
+fn decode(value: &str) -> Option<Cow<'_, str>> {
+    let inside = value.strip_prefix('"')?.strip_suffix('"')?;
+    match memchr::memchr(b'\\', inside.as_bytes()) {
+        None => Some(Cow::Borrowed(inside)),
+        Some(_) => serde_json::from_str(value).ok().map(Cow::Owned),
+    }
 }
 
 /// A request under construction.
@@ -301,23 +311,23 @@ impl Assembly {
         Self { form, correlation, model: Box::default(), chat: Chat::with_capacity(bytes) }
     }
 
-    fn model(&mut self, own: Option<String>, defaults: &Defaults) -> Result<(), BadLine> {
-        let model = own.or_else(|| defaults.model.clone());
+    fn model(&mut self, own: Option<&str>, defaults: &Defaults) -> Result<(), BadLine> {
+        let model = own.or(defaults.model.as_deref());
         let model = model
             .ok_or_else(|| bad(ErrorCode::NoModel, "no model: give the line a model, or all lines one by -m MODEL"))?;
-        self.chat.push_text("model", &model);
+        self.chat.push_text("model", model);
         self.model = model.into();
         Ok(())
     }
 
-    fn messages(&mut self, messages: &RawValue, defaults: &Defaults) {
+    fn messages(&mut self, messages: &str, defaults: &Defaults) {
         let system = defaults.system.as_deref().filter(|_| !begins_with_system(messages));
         self.chat.push_with("messages", |json| match system {
-            None => json.extend_from_slice(messages.get().as_bytes()),
+            None => json.extend_from_slice(messages.as_bytes()),
             Some(system) => {
                 json.push(b'[');
                 push_message(json, "system", |json| push_string(json, system));
-                let rest = &messages.get()[1..];
+                let rest = &messages[1..];
                 if !rest.trim_ascii_start().starts_with(']') {
                     json.push(b',');
                 }
@@ -346,7 +356,7 @@ impl Assembly {
     fn finish(mut self, own: &Fields<'_>, defaults: &Defaults) -> Request {
         for (name, value) in &defaults.params {
             if own.get(name).is_none() {
-                self.chat.push(name, value);
+                self.chat.push(name, value.get());
             }
         }
         Request { form: self.form, correlation: self.correlation, model: self.model, chat: self.chat.finish() }
@@ -361,8 +371,8 @@ fn push_message(json: &mut Vec<u8>, role: &str, content: impl FnOnce(&mut Vec<u8
     json.push(b'}');
 }
 
-fn begins_with_system(messages: &RawValue) -> bool {
-    let Ok(list) = serde_json::from_str::<Vec<&RawValue>>(messages.get()) else { return false };
-    let role = list.first().and_then(|first| Some(Fields::parse(first.get()).ok()?.get("role")?.get()));
+fn begins_with_system(messages: &str) -> bool {
+    let Ok(list) = serde_json::from_str::<Vec<&serde_json::value::RawValue>>(messages) else { return false };
+    let role = list.first().and_then(|first| Some(Fields::parse(first.get()).ok()?.get("role")?));
     matches!(role, Some("\"system\"" | "\"developer\""))
 }
