@@ -631,7 +631,7 @@ fn a_run_that_waits_does_not_spin() {
 #[test]
 fn two_troubles_at_once_neither_spin_nor_stick() {
     let sim = Sim::start(&["--latency", "fixed:5"]);
-    let out = |number: usize| json!({"prompt": format!("{number} sim:status=503*12"), "model": "llama3.2:latest"});
+    let out = |number: usize| json!({"prompt": format!("{number} sim:status=503*4"), "model": "llama3.2:latest"});
     let input: String = (1..=4).map(|number| out(number).to_string() + "\n").collect();
     let mut live = Run::on(&sim).args(["--unordered", "-v"]).start();
     live.feed_and_close(format!("{input}{}", prompts(40)).into_bytes());

@@ -139,7 +139,8 @@ mod tests {
     #[test]
     fn every_form_of_a_wait_is_read() {
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-        let cases: [(&[(&'static str, &str)], Option<f64>); 14] = [
+        type Pairs<'a> = &'a [(&'static str, &'a str)];
+        let cases: [(Pairs<'_>, Option<f64>); 14] = [
             (&[("retry-after", "7")], Some(7.0)),
             (&[("retry-after", " 0.25 ")], Some(0.25)),
             (&[("retry-after", "0")], None),

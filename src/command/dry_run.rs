@@ -8,7 +8,7 @@ use crate::api::Dialect;
 use crate::api::body::{render, streams};
 use crate::config::Config;
 use crate::exit::{Exit, Stop};
-use crate::filter::reader::{self, Content, End, Input};
+use crate::filter::reader::{self, End, Found, Input};
 use crate::filter::{open_sources, split};
 use crate::line::escape::for_people;
 use crate::line::fields::Fields;
@@ -34,13 +34,19 @@ struct Survey {
 /// Reads all of the input.
 pub async fn run(config: Config) -> Result<Exit, Stop> {
     let sources = open_sources(&config)?;
-    let mut input = reader::spawn(sources, split(&config))
+    let keep = |line, found: Found<'_>| match found {
+        Found::Record(content) => (line, Some(content.to_vec())),
+        Found::TooLong(_) => (line, None),
+    };
+    let mut input = reader::spawn(sources, split(&config), keep)
         .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
     let mut survey = Survey::default();
     let mut end = None;
     while let Some(next) = input.recv().await {
         match next {
-            Input::Block(block) => block.records.iter().for_each(|record| survey.look(&config, &block.bytes, record)),
+            Input::Block(block) => {
+                block.iter().for_each(|(line, content)| survey.look(&config, *line, content.as_deref()))
+            }
             Input::End(last) => end = Some(last),
         }
     }
@@ -52,14 +58,13 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
 }
 
 impl Survey {
-    fn look(&mut self, config: &Config, bytes: &[u8], record: &reader::Record) {
-        let Content::Range(range) = &record.content else {
-            return self.bad_line(record.line, "line_too_long: longer than --max-line-bytes");
+    fn look(&mut self, config: &Config, line: u64, content: Option<&[u8]>) {
+        let Some(content) = content else {
+            return self.bad_line(line, "line_too_long: longer than --max-line-bytes");
         };
-        let content = &bytes[range.clone()];
         match Request::parse(content, config.input.form, &config.defaults) {
             Ok(request) => self.good_line(config, content, request),
-            Err(bad) => self.bad_line(record.line, &bad.failure.to_string()),
+            Err(bad) => self.bad_line(line, &bad.failure.to_string()),
         }
     }
 

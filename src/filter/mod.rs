@@ -50,7 +50,8 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
         reporter.warn(&warning);
     }
     let split = split(&config);
-    let input = reader::spawn(sources, split)
+    let understanding = understanding(&config);
+    let input = reader::spawn(sources, split, move |line, found| understanding.of(line, found))
         .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
     let lines_max = WINDOW_PER_SLOT * config.limits.concurrency.get();
     let window = Window::new(config.output.order, lines_max, config.limits.window_bytes_max);
@@ -129,13 +130,19 @@ fn terminator(config: &Config) -> u8 {
     }
 }
 
+fn understanding(config: &Config) -> mode::Understanding {
+    mode::Understanding {
+        form: config.input.form,
+        defaults: config.defaults.clone(),
+        line_bytes_max: config.limits.line_bytes_max,
+        keep_records: config.output.failed.is_some() || config.output.merge.is_some(),
+    }
+}
+
 fn mode_settings(config: &Config) -> mode::Settings {
     let output = &config.output;
     mode::Settings {
-        form: config.input.form,
-        defaults: config.defaults.clone(),
         style: Style { format: output.format, merge: output.merge.clone(), terminator: terminator(config) },
-        line_bytes_max: config.limits.line_bytes_max,
         max_failed: output.max_failed,
         text_errors: output.format == Some(Format::Text) && output.merge.is_none(),
     }

@@ -5,11 +5,10 @@
 
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::failed::FailedLines;
-use super::reader::{Block, Content, End, Input, Record};
+use super::reader::{End, Found, Input};
 use super::window::{Left, Pending, Window};
 use super::writer::{Amount, Writer};
 use crate::config::Allowance;
@@ -22,17 +21,52 @@ use crate::shutdown::{Level, Shutdown};
 const SPARE_MAX: usize = 64;
 const SPARE_BYTES_MAX: usize = 16 << 10;
 
-/// What the mode needs to know.
+/// What the reader's thread makes of records.
 #[derive(Debug)]
-pub struct Settings {
+pub struct Understanding {
     /// How records are to be read.
     pub form: InputForm,
     /// What lines get that do not say so themselves.
     pub defaults: Defaults,
-    /// How completion lines look.
-    pub style: Style,
     /// The longest record, for the error message.
     pub line_bytes_max: usize,
+    /// Whether records are kept until their lines have left.
+    pub keep_records: bool,
+}
+
+/// One record, understood.
+#[derive(Debug)]
+pub struct Understood {
+    line: u64,
+    weight_bytes: usize,
+    record: Option<Box<[u8]>>,
+    request: Result<Request, BadLine>,
+}
+
+impl Understanding {
+    /// Makes a request of one record, or says why there is none.
+    pub fn of(&self, line: u64, found: Found<'_>) -> Understood {
+        match found {
+            Found::Record(content) => Understood {
+                line,
+                weight_bytes: content.len(),
+                record: self.keep_records.then(|| content.into()),
+                request: Request::parse(content, self.form, &self.defaults),
+            },
+            Found::TooLong(length) => {
+                let failure = too_long(length, self.line_bytes_max);
+                let request = Err(BadLine { form: None, correlation: None, failure, looks_like_text: false });
+                Understood { line, weight_bytes: 0, record: None, request }
+            }
+        }
+    }
+}
+
+/// What the mode needs to know.
+#[derive(Debug)]
+pub struct Settings {
+    /// How completion lines look.
+    pub style: Style,
     /// How many failures end the run.
     pub max_failed: Option<Allowance>,
     /// Whether text errors go to stderr, since the format has no place for them.
@@ -54,14 +88,12 @@ pub enum Why {
 #[derive(Debug)]
 pub struct Filter<'r> {
     settings: Settings,
-    input: mpsc::Receiver<Input>,
-    block: std::vec::IntoIter<Record>,
-    block_bytes: Bytes,
+    input: mpsc::Receiver<Input<Understood>>,
+    block: std::vec::IntoIter<Understood>,
     end: Option<End>,
     window: Window,
     writer: Writer,
     failed_lines: Option<FailedLines>,
-    keep_records: bool,
     reporter: &'r Reporter,
     shutdown: Shutdown,
     why: Option<Why>,
@@ -90,34 +122,30 @@ pub struct Rest {
 /// Input that never became requests.
 #[derive(Debug)]
 pub struct Unread {
-    records: std::vec::IntoIter<Record>,
-    bytes: Bytes,
-    input: mpsc::Receiver<Input>,
+    block: std::vec::IntoIter<Understood>,
+    input: mpsc::Receiver<Input<Understood>>,
 }
 
 impl<'r> Filter<'r> {
-    /// Joins the parts. `keep_records` keeps the input records until their lines have left.
+    /// Joins the parts.
     pub fn new(
         settings: Settings,
-        input: mpsc::Receiver<Input>,
+        input: mpsc::Receiver<Input<Understood>>,
         window: Window,
         writer: Writer,
         failed_lines: Option<FailedLines>,
         reporter: &'r Reporter,
         shutdown: Shutdown,
     ) -> Self {
-        let keep_records = failed_lines.is_some() || settings.style.merge.is_some();
         Self {
             settings,
             input,
             window,
             writer,
             failed_lines,
-            keep_records,
             reporter,
             shutdown,
             block: Vec::new().into_iter(),
-            block_bytes: Bytes::new(),
             end: None,
             why: None,
             parsed_any: false,
@@ -138,51 +166,32 @@ impl<'r> Filter<'r> {
                 }
             }
         }
-        let unread = Unread { records: self.block, bytes: self.block_bytes, input: self.input };
+        let unread = Unread { block: self.block, input: self.input };
         Rest { writer: self.writer, failed_lines: self.failed_lines, end: self.end, why: self.why, unsettled, unread }
     }
 
-    /// Makes a request of a record, or settles it as an error at once.
-    fn take(&mut self, record: &Record) -> Option<Work> {
-        let bytes = self.block_bytes.clone();
-        let content = match &record.content {
-            Content::Range(range) => &bytes[range.clone()],
-            Content::TooLong(length) => {
-                self.reporter.left_out_of_failed(record.line, self.failed_lines.is_some());
-                let key = self.admit(record.line, None);
-                let failure = too_long(*length, self.settings.line_bytes_max);
-                self.bad_line(key, record.line, BadLine { form: None, correlation: None, failure });
-                return None;
-            }
-        };
-        let request = Request::parse(content, self.settings.form, &self.settings.defaults);
+    /// Lets a record in: its request, unless it settles as an error at once.
+    fn take(&mut self, understood: Understood) -> Option<Work> {
+        let Understood { line, weight_bytes, record, request } = understood;
         if !self.parsed_any && matches!(&request, Err(bad) if bad.failure.code == ErrorCode::NoModel) {
             self.stop(Why::NoModel);
             return None;
         }
-        let key = self.admit(record.line, Some(content));
         let first = !std::mem::replace(&mut self.parsed_any, true);
+        let events = self.settings.style.format == Some(Format::Events);
+        let correlation = request.as_ref().ok().filter(|_| events).and_then(|request| request.correlation.clone());
+        let key = self.window.admit(Pending { line, weight_bytes, record, correlation });
         match request {
-            Ok(request) => {
-                if self.settings.style.format == Some(Format::Events) {
-                    self.window.set_correlation(key, request.correlation.clone());
-                }
-                Some(Work { key: Key(key), request })
-            }
-            Err(mut bad) => {
-                if first && bad.failure.code == ErrorCode::NotJson && !content.trim_ascii_start().starts_with(b"{") {
-                    bad.failure.message.push_str("; if every line is a prompt, use --input text");
-                }
-                self.bad_line(key, record.line, bad);
+            Ok(request) => Some(Work { key: Key(key), request }),
+            Err(bad) => {
+                self.reporter.left_out_of_failed(
+                    line,
+                    self.failed_lines.is_some() && bad.failure.code == ErrorCode::LineTooLong,
+                );
+                self.bad_line(key, line, if first { with_hint(bad) } else { bad });
                 None
             }
         }
-    }
-
-    fn admit(&mut self, line: u64, content: Option<&[u8]>) -> u64 {
-        let record = content.filter(|_| self.keep_records).map(Into::into);
-        let weight_bytes = content.map_or(0, <[u8]>::len);
-        self.window.admit(Pending { line, weight_bytes, record, correlation: None })
     }
 
     fn bad_line(&mut self, key: u64, line: u64, bad: BadLine) {
@@ -232,6 +241,14 @@ impl<'r> Filter<'r> {
     }
 }
 
+/// A first line that is no JSON at all may be meant as text.
+fn with_hint(mut bad: BadLine) -> BadLine {
+    if bad.looks_like_text {
+        bad.failure.message.push_str("; if every line is a prompt, use --input text");
+    }
+    bad
+}
+
 /// A share of few lines says little: percentages count from the hundredth line on.
 fn exceeds(allowance: Allowance, failed: u64, settled: u64) -> bool {
     const LINES_MIN: u64 = 100;
@@ -263,8 +280,8 @@ fn keep_failed(failed_lines: &mut Option<FailedLines>, pending: &Pending) {
 impl Mode for Filter<'_> {
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
         while self.window.has_room() && self.why.is_none() {
-            if let Some(record) = self.block.next() {
-                if let Some(work) = self.take(&record) {
+            if let Some(understood) = self.block.next() {
+                if let Some(work) = self.take(understood) {
                     return Poll::Ready(Some(work));
                 }
                 continue;
@@ -273,9 +290,7 @@ impl Mode for Filter<'_> {
                 return Poll::Ready(None);
             }
             match self.input.poll_recv(cx) {
-                Poll::Ready(Some(Input::Block(Block { bytes, records }))) => {
-                    (self.block_bytes, self.block) = (bytes, records.into_iter());
-                }
+                Poll::Ready(Some(Input::Block(block))) => self.block = block.into_iter(),
                 Poll::Ready(Some(Input::End(end))) => self.end = Some(end),
                 Poll::Ready(None) => {
                     let error = Some("the reading thread ended early".to_owned());
@@ -310,7 +325,7 @@ impl Mode for Filter<'_> {
         let about = About {
             line: pending.line,
             form: Some(Form::Chat),
-            correlation: None,
+            correlation: pending.correlation.as_ref(),
             model: None,
             chat: None,
             record: None,
@@ -350,14 +365,14 @@ impl Unread {
     /// Hands every record that never became a request to `each`; waits for the reader only when `wait` says so.
     pub async fn for_each(mut self, wait: bool, mut each: impl FnMut(&[u8])) {
         loop {
-            for record in self.records.by_ref() {
-                if let Content::Range(range) = &record.content {
-                    each(&self.bytes[range.clone()]);
+            for understood in self.block.by_ref() {
+                if let Some(record) = &understood.record {
+                    each(record);
                 }
             }
             let next = if wait { self.input.recv().await } else { self.input.try_recv().ok() };
             match next {
-                Some(Input::Block(block)) => (self.bytes, self.records) = (block.bytes, block.records.into_iter()),
+                Some(Input::Block(block)) => self.block = block.into_iter(),
                 Some(Input::End(_)) | None => return,
             }
         }

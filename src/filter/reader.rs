@@ -1,4 +1,5 @@
-//! The input: named files in order, split into records on a thread of its own. Knows nothing of what a record means.
+//! The input: named files in order, split into records on a thread of its own. What a record means is said by the
+//! function that takes it there, so that understanding lines costs the engine's thread nothing.
 //!
 //! Invariants: holds at most a few blocks, whatever comes in; a record that is too long is skipped to its end and
 //! reported with its number; a partial block goes out as soon as the source pauses, so that `tail -f` is live.
@@ -8,7 +9,6 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 
-use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
@@ -28,31 +28,44 @@ pub struct Source {
     pub file: File,
 }
 
-/// One record of a block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// Its number in the whole input, blank ones counted, from 1.
-    pub line: u64,
-    /// Its bytes.
-    pub content: Content,
+/// One record as it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// Its bytes, without terminator.
+    Record(&'a [u8]),
+    /// It was too long; so many bytes were skipped.
+    TooLong(u64),
 }
 
-/// A record's bytes, as far as they were kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// Where they lie in the block, without terminator.
+/// One record of a block.
+#[derive(Clone, Debug)]
+struct Record {
+    line: u64,
+    content: Content,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
     Range(Range<usize>),
-    /// It was too long; so many bytes were skipped.
     TooLong(u64),
 }
 
 /// A block of whole records.
 #[derive(Debug, Default)]
-pub struct Block {
-    /// The bytes.
-    pub bytes: Bytes,
-    /// The records in them that are not blank.
-    pub records: Vec<Record>,
+struct Block {
+    bytes: Vec<u8>,
+    records: Vec<Record>,
+}
+
+impl Block {
+    /// Hands every record to `take`, with its number in the whole input.
+    fn take<T>(&self, take: &mut impl FnMut(u64, Found<'_>) -> T) -> Vec<T> {
+        let found = |record: &Record| match &record.content {
+            Content::Range(range) => take(record.line, Found::Record(&self.bytes[range.clone()])),
+            Content::TooLong(length) => take(record.line, Found::TooLong(*length)),
+        };
+        self.records.iter().map(found).collect()
+    }
 }
 
 /// What the reader says at the end.
@@ -68,9 +81,9 @@ pub struct End {
 
 /// What comes out of the reader.
 #[derive(Debug)]
-pub enum Input {
-    /// Records.
-    Block(Block),
+pub enum Input<T> {
+    /// What was made of the next records; blank ones are left out.
+    Block(Vec<T>),
     /// There is no more.
     End(End),
 }
@@ -96,61 +109,74 @@ pub fn open(path: &Path) -> Result<Source, String> {
     Ok(Source { name, file })
 }
 
-/// Starts the reading thread.
-pub fn spawn(sources: Vec<Source>, split: Split) -> io::Result<mpsc::Receiver<Input>> {
+/// Starts the reading thread. `take` makes something of each record, given its number in the whole input, from 1, blank
+/// ones counted.
+pub fn spawn<T, F>(sources: Vec<Source>, split: Split, take: F) -> io::Result<mpsc::Receiver<Input<T>>>
+where
+    T: Send + 'static,
+    F: FnMut(u64, Found<'_>) -> T + Send + 'static,
+{
     let (sender, receiver) = mpsc::channel(BLOCKS_MAX);
     std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
-        let end = read_all(sources, split, &sender);
+        let hash = split.hash.then(Sha256::new);
+        let mut reader = Reader { splitter: Splitter::new(split), hash, take, sender };
+        let end = reader.read_all(sources);
         // When nobody listens any more, nobody wants to know.
-        let _ = sender.blocking_send(Input::End(end));
+        let _ = reader.sender.blocking_send(Input::End(end));
     })?;
     Ok(receiver)
 }
 
-fn read_all(sources: Vec<Source>, split: Split, sender: &mpsc::Sender<Input>) -> End {
-    let mut splitter = Splitter::new(split);
-    let mut hash = split.hash.then(Sha256::new);
-    let mut error = None;
-    for mut source in sources {
-        match read_one(&mut source, &mut splitter, &mut hash, sender) {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(cause) => {
-                error = Some(format!("read {} after line {}: {cause}", source.name, splitter.lines));
-                break;
-            }
-        }
-    }
-    End { lines: splitter.lines, sha256: hash.map(|hash| format!("{:x}", hash.finalize())), error }
+struct Reader<T, F> {
+    splitter: Splitter,
+    hash: Option<Sha256>,
+    take: F,
+    sender: mpsc::Sender<Input<T>>,
 }
 
-/// Reads one source to its end; whether anybody still listens.
-fn read_one(
-    source: &mut Source,
-    splitter: &mut Splitter,
-    hash: &mut Option<Sha256>,
-    sender: &mpsc::Sender<Input>,
-) -> io::Result<bool> {
-    let mut buffer = vec![0; BLOCK_BYTES];
-    splitter.at_start = true;
-    loop {
-        let length = match source.file.read(&mut buffer) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        let block = if length == 0 { splitter.finish() } else { splitter.feed(&buffer[..length]) };
-        if let Some(hash) = hash {
-            hash.update(&buffer[..length]);
+impl<T, F: FnMut(u64, Found<'_>) -> T> Reader<T, F> {
+    fn read_all(&mut self, sources: Vec<Source>) -> End {
+        let mut error = None;
+        for mut source in sources {
+            match self.read_one(&mut source) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(cause) => {
+                    error = Some(format!("read {} after line {}: {cause}", source.name, self.splitter.lines));
+                    break;
+                }
+            }
         }
-        if !block.records.is_empty() && sender.blocking_send(Input::Block(block)).is_err() {
-            return Ok(false);
-        }
-        if length == 0 {
-            return Ok(true);
-        }
-        if sender.is_closed() {
-            return Ok(false);
+        let sha256 = self.hash.take().map(|hash| format!("{:x}", hash.finalize()));
+        End { lines: self.splitter.lines, sha256, error }
+    }
+
+    /// Reads one source to its end; whether anybody still listens.
+    fn read_one(&mut self, source: &mut Source) -> io::Result<bool> {
+        let mut buffer = vec![0; BLOCK_BYTES];
+        self.splitter.at_start = true;
+        loop {
+            let length = match source.file.read(&mut buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let block = if length == 0 { self.splitter.finish() } else { self.splitter.feed(&buffer[..length]) };
+            if let Some(hash) = &mut self.hash {
+                hash.update(&buffer[..length]);
+            }
+            if !block.records.is_empty() {
+                let taken = block.take(&mut self.take);
+                if self.sender.blocking_send(Input::Block(taken)).is_err() {
+                    return Ok(false);
+                }
+            }
+            if length == 0 {
+                return Ok(true);
+            }
+            if self.sender.is_closed() {
+                return Ok(false);
+            }
         }
     }
 }
@@ -223,7 +249,7 @@ impl Splitter {
             self.at_start = false;
             start = end + 1;
         }
-        Block { bytes: joined.into(), records }
+        Block { bytes: joined, records }
     }
 
     fn content(&mut self, bytes: &[u8], mut range: Range<usize>) -> Option<Content> {
@@ -259,15 +285,11 @@ mod tests {
         let mut splitter = Splitter::new(Split { terminator, line_bytes_max, hash: false });
         let mut blocks: Vec<Block> = pieces.iter().map(|piece| splitter.feed(piece)).collect();
         blocks.push(splitter.finish());
-        blocks
-            .iter()
-            .flat_map(|block| {
-                block.records.iter().map(|record| match &record.content {
-                    Content::Range(range) => (record.line, Ok(block.bytes[range.clone()].to_vec())),
-                    Content::TooLong(bytes) => (record.line, Err(*bytes)),
-                })
-            })
-            .collect()
+        let mut take = |line, found: Found<'_>| match found {
+            Found::Record(bytes) => (line, Ok(bytes.to_vec())),
+            Found::TooLong(length) => (line, Err(length)),
+        };
+        blocks.iter().flat_map(|block| block.take(&mut take)).collect()
     }
 
     #[test]

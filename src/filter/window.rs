@@ -105,17 +105,6 @@ impl Window {
         }
     }
 
-    /// Remembers a line's own id until it settles.
-    pub fn set_correlation(&mut self, key: u64, correlation: Option<Correlation>) {
-        let pending = match &mut self.slots {
-            Slots::InOrder { first, slots } => slots.get_mut((key - *first) as usize).map(|slot| &mut slot.pending),
-            Slots::AsTheyCome(map) => map.get_mut(&key),
-        };
-        if let Some(pending) = pending {
-            pending.correlation = correlation;
-        }
-    }
-
     /// A line is settled: hands every line that may now leave to `leave`.
     pub fn settle(&mut self, key: u64, output: Vec<u8>, failed: bool, leave: &mut impl FnMut(Left)) {
         self.bytes += output.len();

@@ -153,6 +153,15 @@ impl Endpoint {
                 self.breaker.failure(now, limit.max(SUSPECTS_MIN), was_probe, unit)
             }
         };
+        if was_probe
+            && trouble != Trouble::Model
+            && let Some(own) = self.models.get_mut(model)
+        {
+            // It was the model's probe as well, and taught nothing good of it.
+            if own.permit(now) == Permit::Probing {
+                own.failure(now, limit, true, unit);
+            }
+        }
         if was_probe && trouble == Trouble::Model {
             // It was this endpoint's probe as well, and the endpoint did answer.
             self.breaker.probe_void(now);

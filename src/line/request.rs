@@ -74,6 +74,8 @@ pub struct BadLine {
     pub correlation: Option<Correlation>,
     /// Why.
     pub failure: Failure,
+    /// Whether it is no JSON from its first byte on, and so may be meant as text.
+    pub looks_like_text: bool,
 }
 
 /// What is sent of a line with `prompt`, beside the prompt; everything else is the user's own data.
@@ -130,7 +132,7 @@ impl Request {
             (InputForm::Text, _) => from_prompt_alone(text, Form::Text, defaults),
             (InputForm::Json, Some(b'{')) => from_object(trimmed, defaults),
             (InputForm::Json, Some(b'"')) => {
-                let prompt: String = serde_json::from_str(trimmed).map_err(|error| not_json(error))?;
+                let prompt: String = serde_json::from_str(trimmed).map_err(not_json)?;
                 from_prompt_alone(&prompt, Form::Bare, defaults)
             }
             (InputForm::Json, _) => Err(no_object(trimmed)),
@@ -139,7 +141,7 @@ impl Request {
 }
 
 fn bad(code: ErrorCode, message: impl Into<String>) -> BadLine {
-    BadLine { form: None, correlation: None, failure: Failure::new(code, message) }
+    BadLine { form: None, correlation: None, failure: Failure::new(code, message), looks_like_text: false }
 }
 
 fn not_json(error: impl std::fmt::Display) -> BadLine {
@@ -152,7 +154,7 @@ fn no_object(text: &str) -> BadLine {
             ErrorCode::UnknownForm,
             "a request line is a JSON object with messages, prompt or body, or a JSON string",
         ),
-        Err(error) => not_json(error),
+        Err(error) => BadLine { looks_like_text: true, ..not_json(error) },
     }
 }
 
@@ -373,6 +375,6 @@ fn push_message(json: &mut Vec<u8>, role: &str, content: impl FnOnce(&mut Vec<u8
 
 fn begins_with_system(messages: &str) -> bool {
     let Ok(list) = serde_json::from_str::<Vec<&serde_json::value::RawValue>>(messages) else { return false };
-    let role = list.first().and_then(|first| Some(Fields::parse(first.get()).ok()?.get("role")?));
+    let role = list.first().and_then(|first| Fields::parse(first.get()).ok()?.get("role"));
     matches!(role, Some("\"system\"" | "\"developer\""))
 }
