@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the filter and the simulator, and sends examples/prompts.jsonl through both.
-# Needs Rust and a C compiler; no token, no account, no root. The status is the filter's own.
+# Needs Rust, a C compiler and make; no token, no account, no root. The status is the filter's own.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -34,7 +34,7 @@ Examples:
   Answer a file of prompts, keep what failed, and run it again:
     anvil-filter -m llama3.1:latest --failed again.jsonl prompts.jsonl > completions.jsonl
   Check the set-up, then every line, and send nothing:
-    anvil-filter check && anvil-filter --dry-run prompts.jsonl";
+    anvil-filter check && anvil-filter --dry-run -m llama3.1:latest prompts.jsonl";
 
 const USAGE: &str = "\
 anvil-filter [OPTIONS] [FILE]...

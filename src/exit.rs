@@ -44,7 +44,7 @@ pub const EXITS: &[(Exit, &str)] = &[
     (Exit::Input, "input unusable"),
     (Exit::Unavailable, "the service refuses this kind of request (wrong URL, wrong API)"),
     (Exit::Io, "reading or writing failed"),
-    (Exit::Resumable, "stopped early, run it again later (outage, --max-failed)"),
+    (Exit::Resumable, "stopped early, run it again later (outage, --max-failed, SIGUSR1)"),
     (Exit::TokenRejected, "token rejected"),
     (Exit::Config, "configuration"),
     (Exit::Interrupted, "interrupted (SIGINT), drained"),

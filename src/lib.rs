@@ -12,7 +12,7 @@
 //!
 //! | room | job | what it refuses to know |
 //! |---|---|---|
-//! | [`line`] | request lines to [`line::Request`], outcomes to completion lines; pure | servers, files, clocks |
+//! | [`mod@line`] | request lines to [`line::Request`], outcomes to completion lines; pure | servers, files, clocks |
 //! | [`api`] | dialects, streams, verdicts (pure); the transport (thin) | retries, order |
 //! | [`flow`] | limit, breaker, budget, backoff; pure, time is an argument | HTTP, lines |
 //! | [`engine`] | the core loop: slots, attempts, retries, halts | lines, files, stdout |

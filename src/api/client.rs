@@ -224,6 +224,10 @@ fn causes(error: &reqwest::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in std::iter::successors(error.source(), |&cause| cause.source()) {
         let text = cause.to_string();
+        // hyper's own word for the step says nothing to people.
+        if text.starts_with("client error (") || text.starts_with("tcp connect error") && cause.source().is_some() {
+            continue;
+        }
         if !parts.iter().any(|part| part.contains(&text)) {
             parts.push(text);
         }

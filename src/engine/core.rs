@@ -341,8 +341,8 @@ impl<'a, T: Transport> Core<'a, T> {
         let now = self.now();
         match self.endpoint.permit_model(&ticket.request.model, now) {
             Permit::Free | Permit::Probe => {}
-            Permit::Wait(at) => return self.put_off(ticket, at),
-            Permit::Probing => return self.put_off(ticket, now + MODEL_LOOK),
+            Permit::Wait(at) => return self.hold_back(ticket, at),
+            Permit::Probing => return self.hold_back(ticket, now + MODEL_LOOK),
         }
         let dialect = self.dialect.expect("nothing is sent before the dialect is known");
         if let Some(field) = ticket.request.chat.background_field.filter(|_| dialect == Dialect::OpenWebUi) {
@@ -374,6 +374,12 @@ impl<'a, T: Transport> Core<'a, T> {
             (ticket, flight, seen)
         });
         mode.event(Event::Sent { in_flight: self.in_flight.len() });
+    }
+
+    /// Its model is out. What was paid for sending it stays paid.
+    fn hold_back(&mut self, mut ticket: Box<Ticket>, due: Duration) {
+        ticket.unspent = true;
+        self.put_off(ticket, due);
     }
 
     fn put_off(&mut self, mut ticket: Box<Ticket>, due: Duration) {

@@ -12,7 +12,7 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::api::token::jwt_expiry;
+use crate::api::token::{TokenSource, jwt_expiry};
 use crate::config::{Config, InputFile, Separator};
 use crate::connection;
 use crate::engine::{self, Ended, HaltCause};
@@ -200,7 +200,7 @@ impl Closing<'_> {
             Ok(exit) => *exit,
             Err(stop) => stop.exit,
         };
-        self.reporter.finish(unsettled, complete, status);
+        self.reporter.finish(unsettled, complete, end.is_some(), status);
         let facts = end.map(|end| meta::InputFacts { lines: end.lines, sha256: end.sha256 });
         meta::write(self.config, self.reporter, facts, unsettled, status)?;
         exit
@@ -247,6 +247,13 @@ impl Closing<'_> {
                 Err(Stop::new(Exit::Io, message).way_out("run the same command again, and report it"))
             }
             Ended::Complete => Ok(self.judge_failures()),
+            Ended::Halted(halt)
+                if halt.cause == HaltCause::TokenRejected
+                    && matches!(*self.config.service.token, TokenSource::None) =>
+            {
+                Err(Stop::new(Exit::TokenRejected, "the service wants a key, and none was given")
+                    .way_out("put it into ANVILGPT_API_KEY, or into a file that --api-key-file names"))
+            }
             Ended::Halted(halt) => {
                 Err(Stop::new(exit_of(halt.cause), halt.message.clone()).way_out(halt.way_out.clone()))
             }

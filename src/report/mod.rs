@@ -112,10 +112,10 @@ impl Reporter {
     }
 
     /// The end: takes the bar away and tells the summary.
-    pub fn finish(&self, unsettled: u64, complete: bool, exit: Exit) {
+    pub fn finish(&self, unsettled: u64, complete: bool, input_ended: bool, exit: Exit) {
         self.progress.finish();
         if self.verbosity > Verbosity::Quiet && exit != Exit::ReaderGone {
-            self.say(&summary::line(&self.counts, self.seconds(), unsettled, complete));
+            self.say(&summary::line(&self.counts, self.seconds(), unsettled, complete, input_ended));
         }
     }
 

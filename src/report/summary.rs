@@ -3,7 +3,7 @@
 use super::Counts;
 
 /// How the run went: lines, answers, failures by code, flags, retries, tokens, wall time.
-pub fn line(counts: &Counts, seconds: f64, unsettled: u64, complete: bool) -> String {
+pub fn line(counts: &Counts, seconds: f64, unsettled: u64, complete: bool, input_ended: bool) -> String {
     let settled = counts.settled();
     let mut parts = vec![format!("{} answered", counts.answered())];
     if counts.failed() > 0 {
@@ -15,6 +15,9 @@ pub fn line(counts: &Counts, seconds: f64, unsettled: u64, complete: bool) -> St
     if unsettled > 0 {
         parts.push(format!("{unsettled} not settled"));
     }
+    if !input_ended {
+        parts.push("the rest of the input was not read".to_owned());
+    }
     if counts.retries() > 0 {
         parts.push(format!("{} retries", counts.retries()));
     }
@@ -22,10 +25,14 @@ pub fn line(counts: &Counts, seconds: f64, unsettled: u64, complete: bool) -> St
     if prompt + completion > 0 {
         parts.push(format!("{prompt} + {completion} tokens"));
     }
-    let rate = completion as f64 / seconds.max(1e-9);
-    parts.push(format!("{seconds:.1} s"));
-    if completion > 0 {
-        parts.push(format!("{rate:.0} tokens/s"));
+    if seconds < 1.0 {
+        // A rate over less than a second tells more of the clock than of the service.
+        parts.push(format!("{:.0} ms", seconds * 1e3));
+    } else {
+        parts.push(format!("{seconds:.1} s"));
+        if completion > 0 {
+            parts.push(format!("{:.0} tokens/s", completion as f64 / seconds));
+        }
     }
     let stopped = if complete { "" } else { "stopped early: " };
     let noun = if settled == 1 { "line" } else { "lines" };

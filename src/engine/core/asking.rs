@@ -142,7 +142,7 @@ impl<T: Transport> Core<'_, T> {
             }
             failed => {
                 let why = failed.map_or_else(|error| error.to_string(), |(status, _)| format!("HTTP {status}"));
-                self.last_trouble = format!("GET {{base}}/version: {why}");
+                self.last_trouble = format!("asking for its version: {why}");
                 self.dialect_failures += 1;
                 let probe = self.endpoint.is_open();
                 self.endpoint.trouble(Trouble::Endpoint, u64::MAX, "", now, probe, fastrand::f64());
