@@ -664,7 +664,7 @@ fn said(answer: &Answer) -> String {
     render(Says(Said {
         content: leak(content.unwrap_or_else(|| "(no content)".to_owned())),
         finish_reason: leak(finish_reason.unwrap_or_else(|| "(no finish_reason)".to_owned())),
-        model: leak(answer.model.as_deref().unwrap_or("(no model)").to_owned()),
+        model: leak(answer.model().as_deref().unwrap_or("(no model)").to_owned()),
         tool_calls: calls.len(),
         reasoning: reasoning.map(leak),
         tokens: (answer.tokens.prompt, answer.tokens.completion),

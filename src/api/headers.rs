@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 
 /// A wait that is asked for is honoured up to this long.
 pub const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -12,11 +12,12 @@ pub const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 const EPOCH_SECONDS_MIN: f64 = 1e9;
 
 /// Headers that tell what is left of a quota, and when there is more.
-const QUOTAS: [(&str, &str); 3] = [
-    ("x-ratelimit-remaining", "x-ratelimit-reset"),
-    ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
-    ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+static QUOTAS: [(HeaderName, HeaderName); 3] = [
+    (HeaderName::from_static("x-ratelimit-remaining"), HeaderName::from_static("x-ratelimit-reset")),
+    (HeaderName::from_static("x-ratelimit-remaining-requests"), HeaderName::from_static("x-ratelimit-reset-requests")),
+    (HeaderName::from_static("x-ratelimit-remaining-tokens"), HeaderName::from_static("x-ratelimit-reset-tokens")),
 ];
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// What kind of body the head announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl Head {
         Self {
             status,
             kind,
-            location: text(LOCATION).map(str::to_owned),
+            location: text(LOCATION).filter(|_| (300..400).contains(&status)).map(str::to_owned),
             wait: wait(status, headers, now),
             encoded: text(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")),
         }
@@ -68,23 +69,25 @@ impl Head {
 
 /// The longest wait that the head asks for, capped.
 fn wait(status: u16, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let date = headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok()).unwrap_or(now);
-    // On a success only an exhausted quota says to wait.
-    let refused = !(200..300).contains(&status);
-    let after = headers.get(RETRY_AFTER).filter(|_| refused).and_then(|value| retry_after(value.to_str().ok()?, date));
-    let after_ms =
-        text("retry-after-ms").filter(|_| refused).and_then(seconds).map(|milliseconds| milliseconds / 1000.0);
-    let after_ms = after_ms.and_then(positive);
-    let quotas = QUOTAS.into_iter().filter_map(|(remaining, reset_at)| {
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let date = || text(&DATE).and_then(|value| httpdate::parse_http_date(value).ok()).unwrap_or(now);
+    let quotas = QUOTAS.iter().filter_map(|(remaining, reset_at)| {
         let remaining = text(remaining)?.trim().parse::<f64>().ok()?;
         if remaining > 0.0 {
             return None;
         }
-        reset(text(reset_at)?, date)
+        reset(text(reset_at)?, date())
     });
     let quotas = quotas.max();
-    after_ms.or(after).into_iter().chain(quotas).max().map(|wait| wait.min(WAIT_MAX))
+    // On a success only an exhausted quota says to wait.
+    let asked = if (200..300).contains(&status) {
+        None
+    } else {
+        let milliseconds = text(&RETRY_AFTER_MS).and_then(seconds);
+        let precise = milliseconds.and_then(|milliseconds| positive(milliseconds / 1000.0));
+        precise.or_else(|| retry_after(text(&RETRY_AFTER)?, date()))
+    };
+    asked.into_iter().chain(quotas).max().map(|wait| wait.min(WAIT_MAX))
 }
 
 /// Seconds (fractions tolerated) or an HTTP date, measured against the reply's own Date; past or garbage is nothing.

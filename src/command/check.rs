@@ -131,9 +131,8 @@ async fn complete(config: &Config, client: &ApiClient, dialect: Dialect, model: 
             answer.tokens.prompt,
             answer.tokens.completion,
             answer
-                .model
-                .as_ref()
-                .map(|served| format!(", served by {}", crate::line::escape::for_people(served, 80)))
+                .model()
+                .map(|served| format!(", served by {}", crate::line::escape::for_people(&served, 80)))
                 .unwrap_or_default()
         )),
         Ok(Ok(signal)) => Err(refused(&signal.map_text(|text| client.redact(text)))),

@@ -3,8 +3,11 @@
 //! Invariant: `body` is one line of JSON (no raw CR or LF), and every span lies within it. Reading an answer copies
 //! nothing; the content goes from the server's bytes into the output without being decoded.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
+use super::fields::decode_string;
 use super::json::{Cursor, Malformed};
 
 /// A part of an answer's body, as byte offsets; always a whole JSON value.
@@ -35,8 +38,7 @@ pub struct Answer {
     body: Bytes,
     /// At least one.
     pub choices: Vec<Choice>,
-    /// The model that the server says it used.
-    pub model: Option<Box<str>>,
+    model: Option<Span>,
     /// The server's usage object.
     pub usage: Option<Span>,
     /// Tokens counted by the server, 0 where it does not say.
@@ -80,6 +82,11 @@ impl Answer {
         span.map_or(b"null", |span| self.part(span))
     }
 
+    /// The model that the server says it used.
+    pub fn model(&self) -> Option<Cow<'_, str>> {
+        decode_string(std::str::from_utf8(self.part(self.model?)).ok()?)
+    }
+
     /// Whether no choice brought text or a tool call.
     pub fn is_empty(&self) -> bool {
         let blank = |span: Option<Span>| matches!(self.part_or_null(span), b"null" | b"\"\"" | b"[]");
@@ -96,21 +103,24 @@ impl Answer {
 
     /// Whether another model answered than the one that was asked for. `x` and `x:latest` are one model to Ollama.
     pub fn is_other_model(&self, requested: &str) -> bool {
-        let bare = |name: &str| name.strip_suffix(":latest").unwrap_or(name).to_owned();
-        self.model.as_deref().is_some_and(|served| served != requested && bare(served) != bare(requested))
+        fn bare(name: &str) -> &str {
+            name.strip_suffix(":latest").unwrap_or(name)
+        }
+        self.model().is_some_and(|served| served != requested && bare(&served) != bare(requested))
     }
 }
 
 /// What one walk over a reply finds.
 #[derive(Default)]
 struct Parts<'a> {
-    model: Option<Box<str>>,
+    model: Option<Span>,
     choices: Vec<Choice>,
     has_choices: bool,
     usage: Option<Span>,
     tokens: Tokens,
     error: Option<&'a str>,
     has_task: bool,
+    is_ollama: bool,
     without_message: bool,
 }
 
@@ -142,7 +152,10 @@ impl<'a> Parts<'a> {
         }
         let value = cursor.value()?;
         match name {
-            "\"model\"" => self.model = serde_json::from_str(value).ok(),
+            "\"model\"" if value.starts_with('"') => {
+                self.model = Some(Span::of(text, value));
+                self.is_ollama = value == "\"ollama\"";
+            }
             "\"error\"" => self.error = Some(value).filter(|value| *value != "null"),
             "\"task_id\"" => self.has_task = true,
             _ => {}
@@ -188,7 +201,7 @@ impl<'a> Parts<'a> {
         if self.has_task && !self.has_choices {
             return Err("the service made a background task of the request; its answer never comes here".to_owned());
         }
-        if self.model.as_deref() == Some("ollama") {
+        if self.is_ollama {
             return Err("the model failed while it answered (the service reports it as model \"ollama\")".to_owned());
         }
         if self.without_message {

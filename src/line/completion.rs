@@ -123,7 +123,7 @@ fn completion(out: &mut Vec<u8>, about: &About<'_>, outcome: &Outcome) {
             push_choice_extras(out, answer, first);
             push_field(out, "finish_reason", answer.part_or_null(first.and_then(|choice| choice.finish_reason)));
             push_further_choices(out, answer);
-            push_text_or_null(out, "model", answer.model.as_deref().or(about.model));
+            push_text_or_null(out, "model", answer.model().as_deref().or(about.model));
             push_field(out, "usage", answer.part_or_null(answer.usage));
             push_flags(out, Flags::of(answer, about));
         }

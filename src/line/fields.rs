@@ -50,6 +50,15 @@ fn decode_name(name: &str) -> Cow<'_, str> {
     serde_json::from_str(name).map_or(Cow::Borrowed(inside), Cow::Owned)
 }
 
+/// Decodes a JSON string; one without escapes is its own inside.
+pub fn decode_string(value: &str) -> Option<Cow<'_, str>> {
+    let inside = value.strip_prefix('"')?.strip_suffix('"')?;
+    match memchr::memchr(b'\\', inside.as_bytes()) {
+        None => Some(Cow::Borrowed(inside)),
+        Some(_) => serde_json::from_str(value).ok().map(Cow::Owned),
+    }
+}
+
 /// Says it in serde_json's words, which name line and column, where it agrees that something is wrong.
 fn explain(text: &str, at: usize, expected: &str) -> String {
     match serde_json::from_str::<serde::de::IgnoredAny>(text) {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::chat::Chat;
-use super::fields::{Fields, is_null, push_string};
+use super::fields::{Fields, decode_string, is_null, push_string};
 use super::{Defaults, ErrorCode, Failure, InputForm, images};
 
 /// Which shape a line had.
@@ -287,17 +287,8 @@ fn check_target(fields: &Fields<'_>) -> Result<(), BadLine> {
 
 fn string_field<'a>(fields: &Fields<'a>, name: &str) -> Result<Option<Cow<'a, str>>, BadLine> {
     let Some(value) = fields.get(name).filter(|value| !is_null(value)) else { return Ok(None) };
-    let text = decode(value).ok_or_else(|| bad(ErrorCode::BadField, format!("{name} must be a string")))?;
+    let text = decode_string(value).ok_or_else(|| bad(ErrorCode::BadField, format!("{name} must be a string")))?;
     Ok(Some(text).filter(|text| !text.is_empty()))
-}
-
-/// Decodes a JSON string; one without escapes is its own inside.
-fn decode(value: &str) -> Option<Cow<'_, str>> {
-    let inside = value.strip_prefix('"')?.strip_suffix('"')?;
-    match memchr::memchr(b'\\', inside.as_bytes()) {
-        None => Some(Cow::Borrowed(inside)),
-        Some(_) => serde_json::from_str(value).ok().map(Cow::Owned),
-    }
 }
 
 /// A request under construction.

@@ -114,7 +114,7 @@ impl Counts {
                 ] {
                     add(counter, u64::from(set));
                 }
-                self.names().served(answer.model.as_deref().unwrap_or("(not said)"));
+                self.names().served(answer.model().as_deref().unwrap_or("(not said)"));
             }
             Err(failure) => {
                 add(&self.failed, 1);
