@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -46,8 +46,8 @@ pub fn throughput(address: &str, body: &str, requests: usize, connections: usize
     began.elapsed().as_secs_f64()
 }
 
-/// Seconds of each of `count` requests, one after another on one connection.
-pub fn latencies(address: &str, body: &str, count: usize) -> Vec<f64> {
+/// Seconds of each of `count` requests, one after another on one connection, with a `pause` between them.
+pub fn latencies(address: &str, body: &str, count: usize, pause: Duration) -> Vec<f64> {
     let request = request(address, body);
     let mut stream = TcpStream::connect(address).expect("the simulator listens");
     stream.set_nodelay(true).expect("a socket has options");
@@ -58,7 +58,9 @@ pub fn latencies(address: &str, body: &str, count: usize) -> Vec<f64> {
         while reply_length(&buffer[..length]).is_none_or(|whole| length < whole) {
             length += stream.read(&mut buffer[length..]).expect("a reply comes");
         }
-        began.elapsed().as_secs_f64()
+        let seconds = began.elapsed().as_secs_f64();
+        std::thread::sleep(pause);
+        seconds
     };
     (0..count).map(once).collect()
 }

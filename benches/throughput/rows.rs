@@ -230,6 +230,7 @@ pub fn start_up(bench: &Bench) {
 
 /// One line at a time through a pipe that stays open.
 pub fn open_pipe(bench: &Bench) {
+    const PAUSE: Duration = Duration::from_millis(1);
     let simulator = Simulator::start(&bench.simulator, &[]);
     let mut command = program(bench, &simulator.base_url(), 4, &["--upstream", "whole"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts");
@@ -242,11 +243,11 @@ pub fn open_pipe(bench: &Bench) {
         stdin.write_all(text.as_bytes()).expect("the program reads");
         stdout.read_line(&mut answer).expect("the program writes");
         times.push(began.elapsed().as_secs_f64() * 1e6);
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(PAUSE);
     }
     drop(stdin);
     child.wait().expect("the child is ours");
-    let server = median(floor::latencies(&simulator.address, &body(1, PROMPT_BYTES), 500)) * 1e6;
+    let server = median(floor::latencies(&simulator.address, &body(1, PROMPT_BYTES), 500, PAUSE)) * 1e6;
     let whole = median(times.split_off(50));
     say(&format!(
         "one line through an open pipe: {:.0} us over the server's own {server:.0} us (bar 200)",

@@ -3,6 +3,7 @@
 //! Invariants: one buffer is under way at a time, so memory is bounded by what the window lets in; every failed write
 //! is reported, and after one nothing more is written. One wake-up serves many lines.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -11,7 +12,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 
-/// What is buffered beyond this goes out without waiting for a pause.
+/// The size of a buffer; one that is full goes out without waiting for a pause.
 const BUFFER_BYTES: usize = 256 << 10;
 /// File systems (statfs(2) magic numbers) that report a full disk or quota only when the file is synced or closed:
 /// NFS, SMB, SMB2, Lustre, GPFS, FUSE, Ceph.
@@ -36,6 +37,8 @@ pub struct Writer {
     /// The buffer that was written last, to be filled again.
     spare: Vec<u8>,
     buffered: Amount,
+    /// Full buffers, in order.
+    waiting: VecDeque<(Vec<u8>, Amount)>,
     under_way: Option<Amount>,
 }
 
@@ -71,27 +74,44 @@ impl Writer {
             buffer: Vec::new(),
             spare: Vec::new(),
             buffered: Amount::default(),
+            waiting: VecDeque::new(),
             under_way: None,
         })
     }
 
     /// Takes one record and the window room it holds.
     pub fn push(&mut self, record: &[u8], amount: Amount) {
+        // A full buffer is put aside rather than grown: a large one would be copied again and again.
+        if self.buffer.len() + record.len() > BUFFER_BYTES {
+            self.put_aside();
+            self.send();
+        }
         self.buffer.extend_from_slice(record);
         self.buffered.lines += amount.lines;
         self.buffered.bytes += amount.bytes;
-        if self.buffer.len() >= BUFFER_BYTES {
-            self.flush();
+    }
+
+    /// Hands the buffer on, behind those that wait already.
+    pub fn flush(&mut self) {
+        if self.under_way.is_none() {
+            self.put_aside();
+            self.send();
         }
     }
 
-    /// Hands the buffer on, unless another is still being written.
-    pub fn flush(&mut self) {
-        if self.under_way.is_some() || (self.buffer.is_empty() && self.buffered == Amount::default()) {
+    fn put_aside(&mut self) {
+        if self.buffered != Amount::default() {
+            let buffer = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare));
+            self.waiting.push_back((buffer, std::mem::take(&mut self.buffered)));
+        }
+    }
+
+    fn send(&mut self) {
+        if self.under_way.is_some() {
             return;
         }
-        let buffer = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare));
-        self.under_way = Some(std::mem::take(&mut self.buffered));
+        let Some((buffer, amount)) = self.waiting.pop_front() else { return };
+        self.under_way = Some(amount);
         // A thread that is gone has left its error behind.
         if let Some(sender) = &self.to_thread {
             let _ = sender.send(buffer);
@@ -102,20 +122,18 @@ impl Writer {
     pub fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Amount>> {
         let Poll::Ready(Some(result)) = self.from_thread.poll_recv(cx) else { return Poll::Pending };
         Poll::Ready(result.map(|buffer| {
-            if buffer.capacity() <= 4 * BUFFER_BYTES {
+            if buffer.capacity() <= 2 * BUFFER_BYTES {
                 self.spare = buffer;
             }
             let amount = self.under_way.take().unwrap_or_default();
-            if self.buffer.len() >= BUFFER_BYTES {
-                self.flush();
-            }
+            self.send();
             amount
         }))
     }
 
     /// Writes what is left, and waits until all of it is out. Called once, outside the engine.
     pub async fn finish(mut self) -> io::Result<()> {
-        while self.under_way.is_some() || !self.buffer.is_empty() {
+        while self.under_way.is_some() || !self.waiting.is_empty() || self.buffered != Amount::default() {
             self.flush();
             std::future::poll_fn(|cx| self.poll_written_or_gone(cx)).await?;
         }
