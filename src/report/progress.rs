@@ -1,7 +1,6 @@
 //! Progress: a bar on a terminal, a line every 30 s elsewhere when it is asked for. Runs on a thread of its own.
 
 use std::fs::File;
-use std::io::IsTerminal as _;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -31,7 +30,7 @@ impl Progress {
     pub fn start(report: &Report, counts: &Arc<Counts>, files: Option<Vec<File>>, separator: Separator) -> Self {
         let terminal = stderr_is_terminal();
         // Answers on the same terminal would be torn by the bar.
-        let bar_fits = terminal && !std::io::stdout().is_terminal() && report.verbosity == Verbosity::Normal;
+        let bar_fits = terminal && !crate::stdout_probe::is_terminal() && report.verbosity == Verbosity::Normal;
         if !bar_fits && !report.progress {
             return Self { bar: None, stop: Mutex::new(None) };
         }
