@@ -1,4 +1,4 @@
-//! Finds out what stdout is: whether it was open when the program was started, and whether it is a terminal.
+//! Finds out whether stdout was open when the program was started.
 //!
 //! Before `main`, Rust's runtime opens `/dev/null` in place of a standard descriptor that is closed, and so every write
 //! to a closed stdout would succeed and be lost. Only a look before the runtime's own start can tell. This is the one
@@ -26,9 +26,4 @@ static LOOK: extern "C" fn() = look;
 /// Whether file descriptor 1 was open at the start.
 pub fn was_open() -> bool {
     !WAS_CLOSED.load(Ordering::Relaxed)
-}
-
-/// Whether file descriptor 1 is a terminal.
-pub fn is_terminal() -> bool {
-    rustix::termios::isatty(rustix::stdio::stdout())
 }

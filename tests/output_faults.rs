@@ -232,7 +232,7 @@ fn a_slow_line_holds_the_output_and_not_the_work() {
     sim.wait_for_count("ok", 200);
     assert!(live.stdout().is_empty());
     live.signal(Signal::TERM);
-    live.wait_for_stderr("waiting for 1 request");
+    live.wait_for_stderr("stopping: waiting for");
     live.signal(Signal::TERM);
     let _: Output = live.finish();
     let mut live = Run::on(&sim).args(["--unordered"]).start();

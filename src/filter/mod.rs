@@ -45,7 +45,7 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
     let client = connection::client(&config)?;
     let shutdown = Shutdown::default();
     listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
-    let reporter = Reporter::start(&config, regular_files(&sources));
+    let reporter = Reporter::start(&config, regular_files(&sources), writer::stdout_is_terminal());
     if let Some(warning) = expiry_warning(&config, SystemTime::now()) {
         reporter.warn(&warning);
     }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::sync::mpsc as thread_channel;
 use std::task::{Context, Poll};
@@ -17,6 +17,11 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// File systems (statfs(2) magic numbers) that report a full disk or quota only when the file is synced or closed:
 /// NFS, SMB, SMB2, Lustre, GPFS, FUSE, Ceph.
 const LATE_REPORTERS: [u64; 7] = [0x6969, 0x517b, 0xfe53_4d42, 0x0bd0_0bd0, 0x4750_4653, 0x6573_5546, 0x00c3_6400];
+
+/// Whether stdout is a terminal.
+pub fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
 
 /// Lines and bytes of one buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -37,11 +37,11 @@ pub struct Reporter {
 
 impl Reporter {
     /// Begins to report a run: a bar on a terminal, lines where `--progress` asks for them. `files` are the inputs, when
-    /// all of them can be read a second time, to count their lines.
-    pub fn start(config: &Config, files: Option<Vec<File>>) -> Self {
+    /// all of them can be read a second time, to count their lines; a bar would tear answers that go to the terminal too.
+    pub fn start(config: &Config, files: Option<Vec<File>>, answers_on_terminal: bool) -> Self {
         let counts = Arc::new(Counts::default());
         let verbosity = config.report.verbosity;
-        let progress = Progress::start(&config.report, &counts, files, config.input.separator);
+        let progress = Progress::start(&config.report, &counts, files, config.input.separator, answers_on_terminal);
         let reporter = Self {
             verbosity,
             counts,

@@ -27,10 +27,16 @@ pub struct Progress {
 
 impl Progress {
     /// Starts the display that fits: none, a bar, or lines.
-    pub fn start(report: &Report, counts: &Arc<Counts>, files: Option<Vec<File>>, separator: Separator) -> Self {
+    pub fn start(
+        report: &Report,
+        counts: &Arc<Counts>,
+        files: Option<Vec<File>>,
+        separator: Separator,
+        answers_on_terminal: bool,
+    ) -> Self {
         let terminal = stderr_is_terminal();
         // Answers on the same terminal would be torn by the bar.
-        let bar_fits = terminal && !crate::stdout_probe::is_terminal() && report.verbosity == Verbosity::Normal;
+        let bar_fits = terminal && !answers_on_terminal && report.verbosity == Verbosity::Normal;
         if !bar_fits && !report.progress {
             return Self { bar: None, stop: Mutex::new(None) };
         }
