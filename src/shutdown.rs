@@ -3,8 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+/// The same signal again within this time is an echo.
+const ECHO_MAX: Duration = Duration::from_millis(100);
 
 /// How far the run is on its way down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,8 +99,13 @@ pub fn listen(shutdown: &Shutdown) -> std::io::Result<()> {
     ] {
         let (mut stream, shutdown) = (signal(kind)?, shutdown.clone());
         tokio::spawn(async move {
+            let mut heard: Option<Instant> = None;
             while stream.recv().await.is_some() {
-                shutdown.signal(cause);
+                // timeout(1) and scancel(1) signal the process and then its group: that is one wish, not two.
+                if heard.is_none_or(|heard| heard.elapsed() >= ECHO_MAX) {
+                    heard = Some(Instant::now());
+                    shutdown.signal(cause);
+                }
             }
         });
     }

@@ -159,10 +159,22 @@ fn the_second_signal_ends_it_at_once() {
     sim.wait_for_count("in_flight", 4);
     live.signal(Signal::TERM);
     live.wait_for_stderr("waiting for 4 requests");
-    live.signal(Signal::TERM);
+    live.signal_until_it_ends(Signal::TERM);
     let output = live.finish().expect(143);
     assert!(output.waited < Duration::from_secs(1), "{:?}", output.waited);
     assert!(output.stdout.is_empty() && output.stderr.contains("not settled"), "{output}");
+}
+
+#[test]
+fn a_signal_to_the_process_and_its_group_is_one_signal() {
+    let sim = Sim::start(&["--latency", "fixed:300"]);
+    let mut live = Run::on(&sim).start();
+    live.feed(prompts(10));
+    sim.wait_for_count("in_flight", 4);
+    live.signal(Signal::TERM);
+    live.signal(Signal::TERM);
+    let output = live.finish().expect(143);
+    assert_eq!(output.lines().len(), 4, "what was in flight is answered: {output}");
 }
 
 #[test]
@@ -233,7 +245,7 @@ fn a_slow_line_holds_the_output_and_not_the_work() {
     assert!(live.stdout().is_empty());
     live.signal(Signal::TERM);
     live.wait_for_stderr("stopping: waiting for");
-    live.signal(Signal::TERM);
+    live.signal_until_it_ends(Signal::TERM);
     let _: Output = live.finish();
     let mut live = Run::on(&sim).args(["--unordered"]).start();
     live.feed(format!("{}{}", prompt("sim:hang-head other"), prompts(200)));

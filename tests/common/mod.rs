@@ -400,6 +400,14 @@ impl Live {
         std::thread::sleep(LOOK);
     }
 
+    /// Signals it again and again until it has ended: the same signal within 100 ms is taken for an echo.
+    pub fn signal_until_it_ends(&mut self, signal: Signal) {
+        wait_for("its end", || {
+            self.signal(signal);
+            self.has_ended().then_some(())
+        });
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.try_wait().is_some()
