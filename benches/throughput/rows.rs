@@ -13,6 +13,8 @@ use super::{Bench, floor};
 
 const ROUNDS: usize = 5;
 const PROMPT_BYTES: usize = 1024;
+/// Pieces of a streamed reply.
+const CHUNKS: usize = 64;
 
 fn prompt(number: usize, bytes: usize) -> String {
     let mut text = format!("#{number} ");
@@ -186,8 +188,7 @@ fn ideal_makespan(output: &std::path::Path, in_flight: usize) -> f64 {
 
 /// Streams of 64 chunks.
 pub fn streaming(bench: &Bench) {
-    const LINES: usize = 8000;
-    const CHUNKS: usize = 64;
+    const LINES: usize = 16_000;
     let simulator = Simulator::start(&bench.simulator, &["--chunks", &CHUNKS.to_string()]);
     let (input, output) = (input(bench, LINES, PROMPT_BYTES), bench.folder.path().join("out"));
     let once = || {
@@ -203,7 +204,7 @@ pub fn streaming(bench: &Bench) {
 
 /// How long nothing takes.
 pub fn start_up(bench: &Bench) {
-    let simulator = Simulator::start(&bench.simulator, &[]);
+    let simulator = Simulator::start(&bench.simulator, &["--chunks", &CHUNKS.to_string()]);
     let input = input(bench, 1, PROMPT_BYTES);
     let time = |make: &dyn Fn() -> Command| {
         let once = |_| {
@@ -212,7 +213,7 @@ pub fn start_up(bench: &Bench) {
             assert!(status.success());
             began.elapsed().as_secs_f64() * 1e3
         };
-        median((0..50).map(once).collect())
+        median((0..60).map(once).skip(10).collect())
     };
     let one_line = time(&|| {
         let mut command = program(bench, &simulator.base_url(), 4, &[]);
