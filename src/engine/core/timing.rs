@@ -22,7 +22,7 @@ impl<T: Transport> Core<'_, T> {
             self.ticks += 1;
             return Poll::Ready(Happening::Tick);
         }
-        let deadline = self.start + at.max(now + TICK_REST.mul_f64(f64::from(u8::from(at <= now))));
+        let deadline = self.start + if at <= now { now + TICK_REST } else { at };
         if self.timer.deadline() != deadline {
             self.timer.as_mut().reset(deadline);
         }
@@ -48,8 +48,8 @@ impl<T: Transport> Core<'_, T> {
             Permit::Probe => Some(ticket.due.max(now + MODEL_LOOK)),
             Permit::Wait(_) | Permit::Probing => None,
         });
-        let dialect = (self.wants_dialect() && matches!(self.endpoint.permit(now), Permit::Free | Permit::Probe))
-            .then_some(self.dialect_at);
+        let may_ask = self.wants_dialect() && matches!(state, Permit::Free | Permit::Probe);
+        let dialect = may_ask.then_some(self.dialect_at);
         let stalled = self.stall_ends_at().filter(|_| self.stall_counts());
         [permit, retry, dialect, stalled, self.asking.wake_at()].into_iter().flatten().min()
     }
@@ -60,7 +60,7 @@ impl<T: Transport> Core<'_, T> {
             return Some(self.ended());
         }
         if self.sends() {
-            self.look_after_dialect(now, mode);
+            self.look_after_dialect(now);
             self.look_after_token(now, mode);
             self.look_after_outage(now, mode);
         }
@@ -68,7 +68,7 @@ impl<T: Transport> Core<'_, T> {
         None
     }
 
-    fn look_after_dialect<M: Mode>(&mut self, now: Duration, _mode: &mut M) {
+    fn look_after_dialect(&mut self, now: Duration) {
         let permitted = matches!(self.endpoint.permit(now), Permit::Free | Permit::Probe);
         if self.wants_dialect() && now >= self.dialect_at && permitted {
             self.endpoint.sent("", now);
