@@ -1,0 +1,175 @@
+//! The options: names, help texts, and how a single value is read.
+//!
+//! Invariant: nothing here looks at two options at once. Refuses to know what a run makes of them.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+use serde_json::value::RawValue;
+
+use crate::api::Upstream;
+use crate::config::{
+    Allowance, DialectChoice, Report, Timeouts, Verbosity, parse_allowance, parse_bytes, parse_duration, parse_param,
+};
+use crate::line::{Format, InputForm};
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(super) enum Command {
+    /// Try configuration, connection, token and model, and say at the first failure what to do
+    Check,
+    /// List the models that the token may use
+    Models,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InputArgs {
+    /// Files of request lines, read in order; - is standard input [default: -]
+    #[arg(value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
+    /// What a line is: JSON, or plain text as one prompt [default: json]
+    #[arg(long, value_name = "FORM")]
+    pub(super) input: Option<InputForm>,
+    /// Records end with NUL instead of a line feed, in input and in text output
+    #[arg(short = '0', long)]
+    pub(super) null: bool,
+    /// System prompt for lines that have none
+    #[arg(short, long, value_name = "TEXT")]
+    pub(super) system: Option<String>,
+    /// Parameter for lines that do not set it, for example temperature=0.2; repeatable
+    #[arg(short = 'p', long = "param", value_name = "KEY=JSON", value_parser = parse_param)]
+    pub(super) params: Vec<(String, Box<RawValue>)>,
+    /// Validate every line and show what would be sent; send nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OutputArgs {
+    /// Form of an output line [default: completion, and batch for a batch line]
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<Format>,
+    /// Write the input object with the answer in FIELD [default FIELD: completion]
+    #[arg(long, value_name = "FIELD", num_args = 0..=1, require_equals = true, default_missing_value = "completion")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(super) merge: Option<String>,
+    /// Collect the input lines that failed, ready to be piped in again
+    #[arg(long, value_name = "FILE")]
+    pub(super) failed: Option<PathBuf>,
+    /// Write completions as they come, not in input order
+    #[arg(long)]
+    pub(super) unordered: bool,
+    /// Write the summary of the run as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) meta: Option<PathBuf>,
+    /// Exit with 0 although up to so many lines, or a share such as 5%, failed
+    #[arg(long, value_name = "N|P%", value_parser = parse_allowance)]
+    pub(super) allow_failed: Option<Allowance>,
+    /// Stop early when more lines, or a larger share, failed
+    #[arg(long, value_name = "N|P%", value_parser = parse_allowance)]
+    pub(super) max_failed: Option<Allowance>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServiceArgs {
+    /// Model for lines that name none [env: ANVILGPT_MODEL]
+    #[arg(short, long, value_name = "NAME", global = true, value_parser = NonEmptyStringValueParser::new())]
+    pub(super) model: Option<String>,
+    /// Base URL of the API [env: ANVILGPT_BASE_URL] [default: AnvilGPT's]
+    #[arg(long, value_name = "URL", global = true)]
+    pub(super) base_url: Option<String>,
+    /// File or pipe with the key; the key itself may stand in ANVILGPT_API_KEY, never here
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) api_key_file: Option<PathBuf>,
+    /// PEM file with further certificates to trust; repeatable
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) ca_cert: Vec<PathBuf>,
+    /// What the service speaks; auto asks it [default: auto]
+    #[arg(long, value_name = "DIALECT", global = true)]
+    pub(super) dialect: Option<DialectChoice>,
+    /// Whether replies come as a stream or whole [default: stream]
+    #[arg(long, value_name = "HOW")]
+    pub(super) upstream: Option<Upstream>,
+    /// Read this configuration file, too
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LimitArgs {
+    /// Requests in flight at once [default: 4]
+    #[arg(short = 'j', long, value_name = "N")]
+    pub(super) concurrency: Option<NonZeroUsize>,
+    /// Longest input line [default: 16M]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, hide_short_help = true)]
+    pub(super) max_line_bytes: Option<usize>,
+    /// Most that waits to be written in order [default: 64M]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, hide_short_help = true)]
+    pub(super) window_bytes: Option<usize>,
+    /// Longest reply [default: 64M]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, hide_short_help = true)]
+    pub(super) max_reply_bytes: Option<usize>,
+    /// How long an outage is waited out [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) max_outage: Option<Duration>,
+    /// How long to wait for a new key when the old one is refused [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub(super) auth_wait: Option<Duration>,
+    /// Longest pause between two attempts [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub(super) max_retry_delay: Option<Duration>,
+    /// Time to connect [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, global = true)]
+    pub(super) connect_timeout: Option<Duration>,
+    /// Time until a reply begins: queues and cold loads are in it [default: 900s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, global = true)]
+    pub(super) first_token_timeout: Option<Duration>,
+    /// Time between two chunks of a reply [default: 120s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, global = true)]
+    pub(super) chunk_timeout: Option<Duration>,
+    /// Time for a whole reply that is not streamed [default: 900s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, global = true)]
+    pub(super) reply_timeout: Option<Duration>,
+    /// Time for requests in flight to finish after a signal [default: 25s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub(super) drain_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Report progress even when stderr is not a terminal
+    #[arg(long, conflicts_with = "quiet")]
+    pub(super) progress: bool,
+    /// Report errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    /// Report more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+impl LimitArgs {
+    pub(super) fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            connect: self.connect_timeout,
+            first_token: self.first_token_timeout,
+            chunk: self.chunk_timeout,
+            reply: self.reply_timeout,
+            drain: self.drain_timeout,
+        }
+    }
+}
+
+impl ReportArgs {
+    pub(super) fn report(&self) -> Report {
+        let verbosity = match self.verbose {
+            0 if self.quiet => Verbosity::Quiet,
+            0 => Verbosity::Normal,
+            1 => Verbosity::Verbose,
+            _ => Verbosity::Debug,
+        };
+        Report { verbosity, progress: self.progress }
+    }
+}
