@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::BASE_URL_DEFAULT;
-use super::build::Environment;
+use super::environment::Environment;
 use super::values::is_loopback;
 use crate::api::token::{FileRule, Secret, TokenError, TokenFile, TokenSource};
 use crate::exit::Stop;

@@ -1,0 +1,142 @@
+//! What configuration files may say.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::DialectChoice;
+
+fn refused(text: &str) -> String {
+    parse(text, Path::new("c.toml")).unwrap_err().to_string()
+}
+
+const WHOLE: &str = r#"
+base_url = "https://host.example/v1/"
+model = "llama"
+system = "short"
+dialect = "openai"
+upstream = "whole"
+concurrency = 7
+api_key_file = "key"
+ca_cert = "ca.pem"
+format = "text"
+input = "text"
+max_line_bytes = "1M"
+window_bytes = 4096
+max_reply_bytes = "1G"
+max_outage = "2h"
+auth_wait = "1m"
+max_retry_delay = "500ms"
+[params]
+stop = ["a", "b"]
+temperature = 0.5
+nested = { seed = 1, on = true }
+[timeouts]
+connect = "1s"
+first_token = "2s"
+chunk = "3s"
+reply = "4s"
+drain = "5s"
+[limits]
+concurrency = 8
+"#;
+
+#[test]
+fn every_known_key_is_understood_and_every_understood_key_is_known() {
+    let layer = parse(WHOLE, Path::new("c.toml")).unwrap();
+    assert_eq!(layer.base_url.unwrap().as_str(), "https://host.example/v1");
+    assert_eq!(layer.dialect, Some(DialectChoice::OpenAi));
+    assert_eq!(layer.max_line_bytes, Some(1 << 20));
+    assert_eq!(layer.timeouts.drain, Some(Duration::from_secs(5)));
+    assert_eq!(layer.max_retry_delay, Some(Duration::from_millis(500)));
+    let params: Vec<_> = layer.params.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(params, [r#"nested={"on":true,"seed":1}"#, r#"stop=["a","b"]"#, "temperature=0.5"]);
+    for key in KEYS {
+        let name = key.rsplit('.').next().unwrap();
+        assert!(WHOLE.contains(&format!("\n{name} =")) || WHOLE.contains(&format!("[{name}]")), "{key}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+    for (text, key, line, nearest) in [
+        ("model = 'x'\nmodle = 'x'", "modle", 2, "`model`"),
+        ("base-url = 'x'", "base-url", 1, "`base_url`"),
+        ("[timeouts]\n\nfirst-token = '1s'", "timeouts.first-token", 3, "`first_token` in [timeouts]"),
+        ("first_token = '1s'", "first_token", 1, "`first_token` in [timeouts]"),
+        ("[limit]\nconcurrency = 1", "limit", 1, "`limits`"),
+    ] {
+        let shown = refused(text);
+        assert!(shown.contains(&format!("c.toml, line {line}: unknown key `{key}`")), "{shown}");
+        assert!(shown.contains(&format!("did you mean {nearest}?")), "{shown}");
+    }
+}
+
+#[test]
+fn a_key_in_the_wrong_place_is_not_repeated() {
+    for text in [
+        "api_key = 'sk-hidden'",
+        "api_key = sk-hidden",
+        "api_key_file = 'sk-hidden'",
+        "base_url = 'https://me:sk-hidden@host.example'",
+        "base_url = 'https://host.example/?key=sk-hidden'",
+    ] {
+        let shown = refused(text);
+        assert!(!shown.contains("hidden"), "{shown}");
+        assert!(shown.contains("line 1"), "{shown}");
+    }
+    assert!(refused("api_key = 'sk-hidden'").contains("`api_key_file`"));
+}
+
+#[test]
+fn a_bad_value_is_refused_with_its_line() {
+    for text in [
+        "model = ''",
+        "concurrency = 0",
+        "concurrency = -1",
+        "max_outage = '0s'",
+        "max_outage = 30",
+        "max_line_bytes = 0",
+        "max_line_bytes = '3X'",
+        "dialect = 'latin'",
+        "upstream = 'half'",
+        "timeouts = 5",
+        "ca_cert = 5",
+        "base_url = 'http://host.example'",
+        "params.when = 1979-05-27",
+        "params.x = nan",
+        "params.model = 'x'",
+        "model = 'unfinished",
+    ] {
+        let shown = refused(&format!("\n{text}\n"));
+        assert!(shown.starts_with("c.toml, line 2: "), "{text}: {shown}");
+        assert!(shown.contains("\ncorrect that line"), "{shown}");
+    }
+}
+
+#[test]
+fn paths_are_relative_to_the_file_and_a_missing_file_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    assert!(load(&path, None).unwrap().is_none());
+    std::fs::write(&path, "api_key_file = 'key'\nca_cert = ['/etc/a.pem', '~/b.pem']").unwrap();
+    let layer = load(&path, Some(Path::new("/home/me"))).unwrap().unwrap();
+    assert_eq!(layer.api_key_file, Some(folder.path().join("key")));
+    assert_eq!(layer.ca_cert.unwrap(), [Path::new("/etc/a.pem"), Path::new("/home/me/b.pem")]);
+    let stop = load(folder.path(), None).unwrap_err().to_string();
+    assert!(stop.contains(&folder.path().display().to_string()), "{stop}");
+    std::fs::write(&path, b"model = '\xff'").unwrap();
+    assert!(load(&path, None).unwrap_err().to_string().contains("UTF-8"));
+}
+
+#[test]
+fn an_upper_layer_wins_value_by_value() {
+    let layer = |text| parse(text, Path::new("c.toml")).unwrap();
+    let upper = layer("model = 'upper'\n[params]\na = 1\n[timeouts]\nchunk = '1s'");
+    let lower = layer("model = 'lower'\nsystem = 's'\n[params]\na = 2\nb = 2\n[timeouts]\nreply = '2s'");
+    let merged = upper.over(lower);
+    assert_eq!((merged.model.as_deref(), merged.system.as_deref()), (Some("upper"), Some("s")));
+    let params: Vec<_> = merged.params.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(params, ["b=2", "a=1"]);
+    assert!(merged.timeouts.chunk.is_some() && merged.timeouts.reply.is_some());
+}

@@ -1,0 +1,202 @@
+//! One layer of settings.
+//!
+//! Invariant: a value in a [`Layer`] is valid on its own; what a setting means beside others is for the build to judge.
+//! Refuses to know which layer wins. No error repeats a URL, for a key may stand there in the wrong place.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error};
+use serde_json::value::RawValue;
+use url::Url;
+
+use super::DialectChoice;
+use super::values::{check_param_key, parse_base_url, parse_bytes, parse_duration};
+use crate::api::Upstream;
+use crate::api::token::looks_like_key;
+use crate::exit::Stop;
+use crate::line::{Format, InputForm};
+
+/// Settings from one place; whatever is `None` is left to the layers below.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)] // The names are those of the configuration file and of `Config`, where they are described.
+pub struct Layer {
+    #[serde(deserialize_with = "base_url")]
+    pub base_url: Option<Url>,
+    #[serde(deserialize_with = "filled")]
+    pub model: Option<String>,
+    pub system: Option<String>,
+    pub dialect: Option<DialectChoice>,
+    pub upstream: Option<Upstream>,
+    pub concurrency: Option<NonZeroUsize>,
+    #[serde(deserialize_with = "key_file")]
+    pub api_key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub ca_cert: Option<Vec<PathBuf>>,
+    pub format: Option<Format>,
+    pub input: Option<InputForm>,
+    #[serde(deserialize_with = "bytes")]
+    pub max_line_bytes: Option<usize>,
+    #[serde(deserialize_with = "bytes")]
+    pub window_bytes: Option<usize>,
+    #[serde(deserialize_with = "bytes")]
+    pub max_reply_bytes: Option<usize>,
+    #[serde(deserialize_with = "duration")]
+    pub max_outage: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub auth_wait: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub max_retry_delay: Option<Duration>,
+    #[serde(deserialize_with = "params")]
+    pub params: Vec<(String, Box<RawValue>)>,
+    pub timeouts: Timeouts,
+    pub limits: Ceilings,
+}
+
+/// The `[timeouts]` of a layer.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Timeouts {
+    #[serde(deserialize_with = "duration")]
+    pub connect: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub first_token: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub chunk: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub reply: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub drain: Option<Duration>,
+}
+
+/// The `[limits]` of a layer: what no later layer can raise.
+#[derive(Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ceilings {
+    /// The highest concurrency.
+    pub concurrency: Option<NonZeroUsize>,
+}
+
+impl Layer {
+    /// This layer on top of another: what it leaves open is the other's; parameters are replaced one by one.
+    pub fn over(self, lower: Layer) -> Layer {
+        let mut params = lower.params;
+        for (key, value) in self.params {
+            params.retain(|(lower_key, _)| *lower_key != key);
+            params.push((key, value));
+        }
+        Layer {
+            base_url: self.base_url.or(lower.base_url),
+            model: self.model.or(lower.model),
+            system: self.system.or(lower.system),
+            dialect: self.dialect.or(lower.dialect),
+            upstream: self.upstream.or(lower.upstream),
+            concurrency: self.concurrency.or(lower.concurrency),
+            api_key_file: self.api_key_file.or(lower.api_key_file),
+            ca_cert: self.ca_cert.or(lower.ca_cert),
+            format: self.format.or(lower.format),
+            input: self.input.or(lower.input),
+            max_line_bytes: self.max_line_bytes.or(lower.max_line_bytes),
+            window_bytes: self.window_bytes.or(lower.window_bytes),
+            max_reply_bytes: self.max_reply_bytes.or(lower.max_reply_bytes),
+            max_outage: self.max_outage.or(lower.max_outage),
+            auth_wait: self.auth_wait.or(lower.auth_wait),
+            max_retry_delay: self.max_retry_delay.or(lower.max_retry_delay),
+            params,
+            timeouts: self.timeouts.over(lower.timeouts),
+            limits: Ceilings { concurrency: self.limits.concurrency.or(lower.limits.concurrency) },
+        }
+    }
+}
+
+impl Timeouts {
+    fn over(self, lower: Timeouts) -> Timeouts {
+        Timeouts {
+            connect: self.connect.or(lower.connect),
+            first_token: self.first_token.or(lower.first_token),
+            chunk: self.chunk.or(lower.chunk),
+            reply: self.reply.or(lower.reply),
+            drain: self.drain.or(lower.drain),
+        }
+    }
+}
+
+fn base_url<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Url>, D::Error> {
+    let stop = |stop: Stop| D::Error::custom(stop.to_string().replace('\n', "; "));
+    parse_base_url(&String::deserialize(input)?).map(Some).map_err(stop)
+}
+
+fn filled<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+    match String::deserialize(input)? {
+        text if text.trim().is_empty() => Err(D::Error::custom("must not be empty")),
+        text => Ok(Some(text)),
+    }
+}
+
+fn key_file<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
+    match filled(input)? {
+        Some(text) if looks_like_key(&text) => Err(D::Error::custom(
+            "api_key_file names a file, and this looks like the key itself; write the key into a file of mode 0600",
+        )),
+        text => Ok(text.map(PathBuf::from)),
+    }
+}
+
+fn one_or_more<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged, expecting = "expected a path or a list of paths")]
+    enum Paths {
+        One(PathBuf),
+        More(Vec<PathBuf>),
+    }
+    Paths::deserialize(input).map(|paths| match paths {
+        Paths::One(path) => Some(vec![path]),
+        Paths::More(paths) => Some(paths),
+    })
+}
+
+fn bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error> {
+    let text = match toml::Value::deserialize(input)? {
+        toml::Value::Integer(number) => number.to_string(),
+        toml::Value::String(text) => text,
+        _ => String::new(),
+    };
+    parse_bytes(&text).map(Some).map_err(D::Error::custom)
+}
+
+fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+    parse_duration(&String::deserialize(input)?).map(Some).map_err(D::Error::custom)
+}
+
+fn params<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(String, Box<RawValue>)>, D::Error> {
+    let table = toml::Table::deserialize(input)?;
+    table
+        .into_iter()
+        .map(|(key, value)| {
+            check_param_key(&key)?;
+            let value = json(value).map_err(|cause| format!("parameter `{key}`: {cause}"))?;
+            let value = RawValue::from_string(value.to_string()).map_err(|error| error.to_string())?;
+            Ok((key, value))
+        })
+        .collect::<Result<_, String>>()
+        .map_err(D::Error::custom)
+}
+
+fn json(value: toml::Value) -> Result<serde_json::Value, String> {
+    Ok(match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Boolean(truth) => truth.into(),
+        toml::Value::Float(number) => serde_json::Number::from_f64(number).ok_or("JSON has no such number")?.into(),
+        toml::Value::Datetime(_) => {
+            return Err("JSON has no dates; write it as a string".to_owned());
+        }
+        toml::Value::Array(items) => items.into_iter().map(json).collect::<Result<_, _>>()?,
+        toml::Value::Table(table) => serde_json::Value::Object(
+            table.into_iter().map(|(key, item)| Ok((key, json(item)?))).collect::<Result<_, String>>()?,
+        ),
+    })
+}
