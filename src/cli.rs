@@ -146,6 +146,7 @@ impl Cli {
             allow_failed: self.output.allow_failed,
             max_failed: self.output.max_failed,
             layer: self.into_layer()?,
+            ..Flags::default()
         })
     }
 

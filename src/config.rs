@@ -5,18 +5,21 @@
 
 mod build;
 mod certificates;
+mod deadline;
 mod environment;
 mod file;
 mod gather;
 mod keys;
 mod layer;
 mod output;
+mod shard;
+mod task;
 mod values;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use url::Url;
 
@@ -25,9 +28,12 @@ use crate::api::{Dialect, Upstream};
 use crate::line::{Defaults, InputForm};
 
 pub use build::{Flags, build};
+pub use deadline::{Deadline, parse_deadline};
 pub use environment::Environment;
 pub use layer::{Layer, Timeouts};
-pub use output::{Allowance, Order, Output};
+pub use output::{Allowance, Destination, JournalConfig, Order, Output, input_copy_beside, journal_beside};
+pub use shard::{Shard, ShardChoice, parse_shard};
+pub use task::{JournalAction, JournalTask, MergeTask, Task};
 pub use values::{parse_allowance, parse_base_url, parse_bytes, parse_duration, parse_param};
 
 /// The service that is meant when nobody names one.
@@ -118,7 +124,7 @@ impl Default for Limits {
     }
 }
 
-/// The bounds on time; none is zero.
+/// The bounds on time; no duration is zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clocks {
     /// To connect, TLS included.
@@ -137,6 +143,8 @@ pub struct Clocks {
     pub auth_wait: Duration,
     /// The longest pause between two attempts of one request.
     pub retry_delay_max: Duration,
+    /// When the run has to be over; to come when the configuration was made, and at most a year ahead.
+    pub deadline: Option<SystemTime>,
 }
 
 impl Default for Clocks {
@@ -150,6 +158,7 @@ impl Default for Clocks {
             outage_max: Duration::from_secs(30 * 60),
             auth_wait: Duration::from_secs(30 * 60),
             retry_delay_max: Duration::from_secs(60),
+            deadline: None,
         }
     }
 }
@@ -163,6 +172,8 @@ pub struct Input {
     pub form: InputForm,
     /// What ends a line.
     pub separator: Separator,
+    /// The part of the lines that is this run's own; `None` is all of them.
+    pub shard: Option<Shard>,
 }
 
 /// One input.

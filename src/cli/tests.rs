@@ -133,6 +133,7 @@ fn every_flag_arrives() {
             whole_reply: seconds(6),
             drain: seconds(7),
             retry_delay_max: seconds(8),
+            deadline: None,
         }
     );
     let path = |name: &str| InputFile::Path(PathBuf::from(name));

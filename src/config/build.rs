@@ -15,8 +15,8 @@ use super::keys::Keys;
 use super::layer::Layer;
 use super::values::parse_base_url;
 use super::{
-    Action, Allowance, BASE_URL_DEFAULT, Clocks, Config, DialectChoice, Input, InputFile, Limits, Order, Output,
-    Report, Separator, Service,
+    Action, Allowance, BASE_URL_DEFAULT, Clocks, Config, Deadline, Destination, DialectChoice, Input, InputFile,
+    JournalConfig, Limits, Order, Output, Report, Separator, Service, ShardChoice, journal_beside,
 };
 use crate::api::Upstream;
 use crate::api::token::TokenSource;
@@ -51,6 +51,22 @@ pub struct Flags {
     pub max_failed: Option<Allowance>,
     /// How much is told to people.
     pub report: Report,
+    /// The file that takes the completions.
+    pub output: Option<PathBuf>,
+    /// The journal, where it is not that file's own.
+    pub journal: Option<PathBuf>,
+    /// Whether the answers of the journal are ignored.
+    pub fresh: bool,
+    /// Whether lines that failed are asked for again.
+    pub retry_failed: bool,
+    /// Whether the output may replace a file that is not ours.
+    pub force: bool,
+    /// Whether the journal goes away at the end.
+    pub discard_journal: bool,
+    /// When the run has to be over.
+    pub deadline: Option<Deadline>,
+    /// The part of the input that is this run's own.
+    pub shard: Option<ShardChoice>,
 }
 
 /// Makes the configuration: `/etc`, the user's file, the named file, the environment, then flags; the later one wins.
@@ -67,15 +83,20 @@ pub fn build(mut flags: Flags, environment: &Environment) -> Result<Config, Stop
     };
     let mut settings = std::mem::take(&mut flags.layer).over(variables.over(files.settings));
     let mut warnings = files.warnings;
+    let input = input(&mut flags, settings.input, environment)?;
+    let deadline = flags.deadline.as_ref().map(|deadline| deadline.resolve(environment)).transpose()?;
+    let report = flags.report;
+    let action = flags.action;
+    let output = output(flags, settings.format, environment)?;
     Ok(Config {
-        action: flags.action,
-        service: service(&mut settings, &keys, flags.action)?,
+        action,
+        service: service(&mut settings, &keys, action)?,
         limits: limits(&settings, files.ceiling, &mut warnings),
-        clocks: clocks(&settings),
+        clocks: Clocks { deadline, ..clocks(&settings) },
         defaults: Defaults { model: settings.model, system: settings.system, params: settings.params },
-        input: input(&mut flags, settings.input),
-        report: flags.report,
-        output: output(flags, settings.format),
+        input,
+        output,
+        report,
         warnings,
     })
 }
@@ -125,10 +146,11 @@ fn clocks(settings: &Layer) -> Clocks {
         outage_max: settings.max_outage.unwrap_or(default.outage_max),
         auth_wait: settings.auth_wait.unwrap_or(default.auth_wait),
         retry_delay_max: settings.max_retry_delay.unwrap_or(default.retry_delay_max),
+        deadline: None,
     }
 }
 
-fn input(flags: &mut Flags, form: Option<InputForm>) -> Input {
+fn input(flags: &mut Flags, form: Option<InputForm>, environment: &Environment) -> Result<Input, Stop> {
     let mut files: Vec<InputFile> = std::mem::take(&mut flags.files)
         .into_iter()
         .map(|path| if path == Path::new("-") { InputFile::Stdin } else { InputFile::Path(path) })
@@ -136,13 +158,25 @@ fn input(flags: &mut Flags, form: Option<InputForm>) -> Input {
     if files.is_empty() {
         files.push(InputFile::Stdin);
     }
-    Input { files, form: form.unwrap_or(InputForm::Json), separator: flags.separator }
+    let shard = flags.shard.map(|shard| shard.resolve(environment)).transpose()?;
+    Ok(Input { files, form: form.unwrap_or(InputForm::Json), separator: flags.separator, shard })
 }
 
-fn output(flags: Flags, format: Option<Format>) -> Output {
+fn output(flags: Flags, format: Option<Format>, environment: &Environment) -> Result<Output, Stop> {
     // The flags cannot contradict each other here; a format from a file gives way to `--merge`.
     let format = format.filter(|_| flags.merge.is_none());
-    Output {
+    let journal = journal(&flags, environment);
+    if journal.is_some() && format == Some(Format::Events) {
+        let flag = if flags.output.is_some() { "-o" } else { "--journal" };
+        return Err(Stop::usage(format!(
+            "{flag} keeps whole answers, and the format events tells their pieces as they arrive"
+        ))
+        .way_out(format!(
+            "choose another form, --format completion for example, or leave {flag} out; \
+                 the form may come from `format` in a configuration file"
+        )));
+    }
+    Ok(Output {
         format,
         // Deltas are written as they arrive, so no order of lines is kept.
         order: if format == Some(Format::Events) { Order::Completion } else { flags.order },
@@ -151,5 +185,15 @@ fn output(flags: Flags, format: Option<Format>) -> Output {
         meta: flags.meta,
         allow_failed: flags.allow_failed,
         max_failed: flags.max_failed,
-    }
+        destination: flags.output.map_or(Destination::Stdout, Destination::File),
+        journal,
+        force: flags.force,
+        discard_journal: flags.discard_journal,
+    })
+}
+
+fn journal(flags: &Flags, environment: &Environment) -> Option<JournalConfig> {
+    let path = flags.output.as_deref().map(journal_beside).or_else(|| flags.journal.clone())?;
+    let job = environment.lossy("SLURM_JOB_ID");
+    Some(JournalConfig { path, fresh: flags.fresh, retry_failed: flags.retry_failed, job })
 }

@@ -12,7 +12,7 @@ use super::Allowance;
 use crate::exit::Stop;
 
 /// The longest time that a setting can name: beyond it lie mistakes and overflows.
-const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Names in `[params]` that have a place of their own.
 const PARAMS_ELSEWHERE: &[(&str, &str)] = &[
     ("model", "use -m, or `model` in a configuration file"),
