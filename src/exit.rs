@@ -16,7 +16,7 @@ pub enum Exit {
     SomeFailed = 1,
     /// The command line makes no sense, or asks for something that is refused.
     Usage = 64,
-    /// The input cannot be used.
+    /// The input, or a journal, cannot be used.
     Input = 65,
     /// The service refuses this kind of request outright.
     Unavailable = 69,
@@ -41,10 +41,10 @@ pub const EXITS: &[(Exit, &str)] = &[
     (Exit::Answered, "every line answered (or failures within --allow-failed)"),
     (Exit::SomeFailed, "finished, some lines failed"),
     (Exit::Usage, "usage, or a refusal to overwrite"),
-    (Exit::Input, "input unusable"),
+    (Exit::Input, "input or journal unusable"),
     (Exit::Unavailable, "the service refuses this kind of request (wrong URL, wrong API)"),
     (Exit::Io, "reading or writing failed"),
-    (Exit::Resumable, "stopped early, run it again later (outage, --max-failed, SIGUSR1)"),
+    (Exit::Resumable, "stopped early, run it again later (outage, --deadline, --max-failed, SIGUSR1)"),
     (Exit::TokenRejected, "token rejected"),
     (Exit::Config, "configuration"),
     (Exit::Interrupted, "interrupted (SIGINT), drained"),

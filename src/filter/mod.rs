@@ -119,7 +119,7 @@ pub fn split(config: &Config) -> Split {
     Split {
         terminator: terminator(config),
         line_bytes_max: config.limits.line_bytes_max,
-        hash: config.output.meta.is_some(),
+        hash: config.output.meta.is_some() || config.output.journal.is_some() || config.input.shard.is_some(),
     }
 }
 

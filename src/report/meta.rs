@@ -49,6 +49,7 @@ fn summary(config: &Config, reporter: &Reporter, input: Option<InputFacts>, unse
             "files": config.input.files.iter().map(name).collect::<Vec<_>>(),
             "lines": input.as_ref().map(|input| input.lines),
             "sha256": input.and_then(|input| input.sha256),
+            "shard": config.input.shard.map(|shard| json!({ "index": shard.index, "count": shard.count })),
         },
         "settings": settings(config),
         "settled": counts.settled(),
