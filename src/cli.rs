@@ -13,33 +13,37 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-use crate::config::{Action, Config, Environment, Flags, Layer, Order, Separator, build, parse_base_url};
+use crate::config::{Action, Environment, Flags, Layer, Order, Task, build, parse_base_url};
 use crate::exit::{Stop, help_text};
-use arguments::{Command, InputArgs, LimitArgs, OutputArgs, ReportArgs, ServiceArgs};
-use refusals::{refuse_keys, refuse_strays};
+use arguments::{Command, InputArgs, LimitArgs, OutputArgs, ReportArgs, ResumeArgs, ServiceArgs, separator};
+use refusals::{SERVICELESS, is_stray, refuse_keys, refuse_strays};
 
 /// What `--help` shows before the exit table.
 const EXAMPLES: &str = "\
 Examples:
   Ask one question:
     echo 'Why is the sky blue?' | anvil-filter -m llama3.1:latest --input text --format text
-  Answer a file of prompts, keep what failed, and run it again:
-    anvil-filter -m llama3.1:latest --failed again.jsonl prompts.jsonl > completions.jsonl
+  Answer a file of prompts; whatever stops it, the same line goes on where it was:
+    anvil-filter -m llama3.1:latest -o completions.jsonl prompts.jsonl
+  Answer what comes through a pipe, and keep what failed:
+    head prompts.jsonl | anvil-filter -m llama3.1:latest --failed again.jsonl > completions.jsonl
   Check the set-up, then every line, and send nothing:
     anvil-filter check && anvil-filter --dry-run -m llama3.1:latest prompts.jsonl";
 
 const USAGE: &str = "\
 anvil-filter [OPTIONS] [FILE]...
-       anvil-filter check|models [OPTIONS]";
+       anvil-filter check|models [OPTIONS]
+       anvil-filter journal JOURNAL [OPTIONS]
+       anvil-filter merge SHARD... [OPTIONS]";
 
 const SHORT_USAGE: &str = "\
 anvil-filter sends one prompt per input line and writes one completion per line.
 
-  anvil-filter -m MODEL prompts.jsonl > completions.jsonl
+  anvil-filter -m MODEL -o completions.jsonl prompts.jsonl
   echo 'Why is the sky blue?' | anvil-filter -m MODEL --input text --format text
 
-Try the set-up with `anvil-filter check`, list models with `anvil-filter models`;
-`anvil-filter --help` says the rest.";
+The first one, run again after a stop, goes on where it was. `anvil-filter check`
+tries the set-up, `anvil-filter models` lists models, `anvil-filter --help` says the rest.";
 
 /// Prompts in, completions out, through AnvilGPT or any OpenAI-compatible chat API
 #[derive(Debug, Parser)]
@@ -53,6 +57,8 @@ pub struct Cli {
     input: InputArgs,
     #[command(flatten, next_help_heading = "Output")]
     output: OutputArgs,
+    #[command(flatten, next_help_heading = "Resuming")]
+    resume: ResumeArgs,
     #[command(flatten, next_help_heading = "Service")]
     service: ServiceArgs,
     #[command(flatten, next_help_heading = "Limits and clocks")]
@@ -83,12 +89,24 @@ where
 {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     refuse_keys(&arguments).map_err(CliExit::Usage)?;
-    let mut command = Cli::command();
+    let mut command = command();
     let matches = command.try_get_matches_from_mut(arguments).map_err(cli_exit)?;
     let cli = Cli::from_arg_matches(&matches).map_err(cli_exit)?;
     refuse_strays(&command, &matches).map_err(CliExit::Usage)?;
     cli.refuse_contradictions().map_err(CliExit::Usage)?;
     Ok(cli)
+}
+
+/// The definition of the command line, as it is parsed and shown.
+fn command() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    // What these subcommands do not take is refused when it is there; their own help need not tell of it.
+    SERVICELESS.iter().fold(command, |command, name| {
+        let is_hidden = |argument: &clap::Arg| argument.is_global_set() && is_stray(name, argument);
+        let hide = |argument: clap::Arg| if is_hidden(&argument) { argument.hide(true) } else { argument };
+        command.mut_subcommand(name, |subcommand| subcommand.mut_args(hide))
+    })
 }
 
 fn cli_exit(error: clap::Error) -> CliExit {
@@ -118,35 +136,44 @@ impl Cli {
         self.command.is_none() && self.input.files.is_empty()
     }
 
-    /// The configuration of this run: files and environment with these flags on top.
-    pub fn into_config(self, environment: &Environment) -> Result<Config, Stop> {
-        build(self.into_flags()?, environment)
-    }
-
-    fn action(&self) -> Action {
-        match self.command {
+    /// What is asked for. A run has its configuration: files and environment with these flags on top; what works on
+    /// journals alone needs neither and reads neither.
+    pub fn into_task(mut self, environment: &Environment) -> Result<Task, Stop> {
+        let verbosity = self.report.report().verbosity;
+        let action = match self.command.take() {
+            Some(Command::Journal(arguments)) => return Ok(Task::Journal(arguments.into_task(verbosity))),
+            Some(Command::Merge(arguments)) => return Ok(Task::Merge(arguments.into_task(verbosity))),
             Some(Command::Check) => Action::Check,
             Some(Command::Models) => Action::Models,
             None if self.input.dry_run => Action::DryRun,
             None => Action::Filter,
-        }
+        };
+        let config = build(self.into_flags(action)?, environment)?;
+        Ok(Task::Run(Box::new(config)))
     }
 
-    fn into_flags(mut self) -> Result<Flags, Stop> {
+    fn into_flags(mut self, action: Action) -> Result<Flags, Stop> {
         Ok(Flags {
-            action: self.action(),
+            action,
             report: self.report.report(),
             config_file: self.service.config.take(),
             files: std::mem::take(&mut self.input.files),
-            separator: if self.input.null { Separator::Nul } else { Separator::Newline },
+            separator: separator(self.input.null),
             merge: self.output.merge.take(),
             failed: self.output.failed.take(),
             meta: self.output.meta.take(),
             order: if self.output.unordered { Order::Completion } else { Order::Input },
             allow_failed: self.output.allow_failed,
             max_failed: self.output.max_failed,
+            output: self.resume.output.take(),
+            journal: self.resume.journal.take(),
+            fresh: self.resume.fresh,
+            retry_failed: self.resume.retry_failed,
+            force: self.resume.force,
+            discard_journal: self.resume.discard_journal,
+            deadline: self.resume.deadline.take(),
+            shard: self.resume.shard,
             layer: self.into_layer()?,
-            ..Flags::default()
         })
     }
 

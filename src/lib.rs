@@ -48,7 +48,7 @@ pub mod stdout_probe;
 use std::io::Write as _;
 
 use cli::{Cli, CliExit};
-use config::{Action, Environment};
+use config::{Action, Config, Environment, Task};
 use exit::{Exit, Stop};
 
 /// Runs the program with the process's own arguments and environment, and returns its status.
@@ -67,7 +67,18 @@ fn run_cli(cli: Cli) -> Result<Exit, Stop> {
         report::say(cli::short_usage());
         return Ok(Exit::Usage);
     }
-    let config = cli.into_config(&Environment::from_process())?;
+    run_task(cli.into_task(&Environment::from_process())?)
+}
+
+fn run_task(task: Task) -> Result<Exit, Stop> {
+    match task {
+        Task::Run(config) => run_config(*config),
+        Task::Journal(task) => command::journal::run(task),
+        Task::Merge(task) => command::merge::run(task),
+    }
+}
+
+fn run_config(config: Config) -> Result<Exit, Stop> {
     report::start_log(config.report.verbosity);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

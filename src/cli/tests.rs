@@ -2,28 +2,39 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
-use std::fs;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::api::Upstream;
-use crate::config::{Allowance, Clocks, InputFile, Limits, Report, Verbosity};
+use crate::config::{
+    Allowance, Clocks, Config, Destination, InputFile, JournalAction, JournalConfig, JournalTask, Limits, MergeTask,
+    Report, Separator, Shard, Verbosity,
+};
 use crate::exit::{EXITS, Exit};
 use crate::line::{Format, InputForm};
 
-fn parsed(line: &[&str]) -> Result<Cli, CliExit> {
+pub(super) fn parsed(line: &[&str]) -> Result<Cli, CliExit> {
     parse([&["anvil-filter"], line].concat())
 }
 
-fn config(line: &[&str]) -> Config {
-    let environment = Environment::new(HashMap::new(), PathBuf::from("/nonexistent/config.toml"));
-    let line = [&["--base-url=http://localhost:1"], line].concat();
-    parsed(&line).unwrap().into_config(&environment).unwrap()
+pub(super) fn task(line: &[&str], environment: &Environment) -> Result<Task, Stop> {
+    parsed(line).unwrap().into_task(environment)
 }
 
-fn refused(line: &[&str]) -> String {
+pub(super) fn nothing_around() -> Environment {
+    Environment::new(HashMap::new(), PathBuf::from("/nonexistent/config.toml"))
+}
+
+pub(super) fn config(line: &[&str]) -> Config {
+    match task(&[&["--base-url=http://localhost:1"], line].concat(), &nothing_around()).unwrap() {
+        Task::Run(config) => *config,
+        other => panic!("{line:?} is no run: {other:?}"),
+    }
+}
+
+pub(super) fn refused(line: &[&str]) -> String {
     match parsed(line) {
         Err(CliExit::Usage(stop)) => {
             assert_eq!(stop.exit, Exit::Usage);
@@ -178,77 +189,6 @@ fn events_come_as_they_happen() {
 }
 
 #[test]
-fn misuse_is_refused_with_64_and_a_way_out() {
-    for line in [
-        &["--nonsense"][..],
-        &["-j", "0"],
-        &["-j", "many"],
-        &["--max-outage", "0s"],
-        &["--max-outage", "30"],
-        &["--chunk-timeout", "0ms"],
-        &["--max-line-bytes", "0"],
-        &["--max-line-bytes", "1T"],
-        &["--format", "xml"],
-        &["--allow-failed", "101%"],
-        &["-m", ""],
-        &["-p", "temperature"],
-        &["-q", "--progress"],
-        &["-q", "-v"],
-        &["check", "--dry-run"],
-        &["--dry-run", "check"],
-        &["-j", "2", "models"],
-    ] {
-        refused(line);
-    }
-    let shown = refused(&["-p", "stop=end"]);
-    assert!(shown.contains("-p 'stop=\"text\"'"), "{shown}");
-    let shown = refused(&["--modle", "x"]);
-    assert!(shown.contains("--model"), "{shown}");
-    assert!(!refused(&["--a\u{1b}[31mb"]).contains('\u{1b}'));
-}
-
-#[test]
-fn a_key_on_the_command_line_is_refused_and_not_repeated() {
-    let jwt = "eyJhbGciOi.hidden.c2ln";
-    for line in [
-        &["--api-key=hidden"][..],
-        &["--api-key", "hidden"],
-        &["--api_key=hidden"],
-        &["--apikey", "hidden"],
-        &["--token=hidden"],
-        &["--token", "hidden"],
-        &["--api-key-fil=hidden"],
-        &["--api-key-file", "sk-hidden"],
-        &["--api-key-file=sk-hidden"],
-        &["--api-key-file", jwt],
-        &["sk-hidden"],
-        &["check", "--api-key=hidden"],
-        &["--nonsense=sk-hidden"],
-    ] {
-        let shown = refused(line);
-        assert!(shown.contains("never put a key on the command line"), "{line:?}: {shown}");
-        assert!(!shown.contains("hidden"), "{shown}");
-        assert!(shown.contains("ANVILGPT_API_KEY") && shown.contains("--api-key-file FILE"), "{shown}");
-    }
-    parsed(&["--api-key-file", "./sk-file", "--auth-wait", "1s"]).unwrap();
-}
-
-#[test]
-fn failed_lines_never_overwrite_an_input_or_the_summary() {
-    let folder = tempfile::tempdir().unwrap();
-    let (input, link) = (folder.path().join("in"), folder.path().join("link"));
-    fs::write(&input, "").unwrap();
-    fs::hard_link(&input, &link).unwrap();
-    let (input, link) = (input.to_str().unwrap(), link.to_str().unwrap());
-    assert!(refused(&["--failed", input, input]).contains("is an input,"));
-    assert!(refused(&["--failed", link, "-", input]).contains("is an input,"));
-    assert!(refused(&["--failed", "new", "new"]).contains("is an input,"));
-    assert!(refused(&["--meta", link, input]).contains("--meta"));
-    assert!(refused(&["--failed", "new", "--meta", "new"]).contains("both name"));
-    parsed(&["--failed", "other", input]).unwrap();
-}
-
-#[test]
 fn check_and_models_take_the_connection_options_on_either_side() {
     for line in [
         &["check", "-m", "x", "--connect-timeout", "1s", "-v"][..],
@@ -263,9 +203,76 @@ fn check_and_models_take_the_connection_options_on_either_side() {
 }
 
 #[test]
+fn an_output_file_has_its_journal_beside_it_and_a_stream_the_one_that_is_named() {
+    let output = config(&["-o", "out/answers.jsonl"]).output;
+    assert_eq!(output.destination, Destination::File("out/answers.jsonl".into()));
+    let journal = |path: &str, fresh, retry_failed| JournalConfig { path: path.into(), fresh, retry_failed, job: None };
+    assert_eq!(output.journal, Some(journal("out/answers.jsonl.journal", false, false)));
+    assert_eq!(output.input_copy_path(), Some("out/answers.jsonl.input".into()));
+    assert!(!output.force && !output.discard_journal);
+    let output = config(&["--output", "f", "--fresh", "--force", "--discard-journal"]).output;
+    assert_eq!(output.journal, Some(journal("f.journal", true, false)));
+    assert!(output.force && output.discard_journal);
+    let output = config(&["--journal", "j", "--retry-failed", "--unordered"]).output;
+    assert_eq!((output.destination, output.journal), (Destination::Stdout, Some(journal("j", false, true))));
+    assert_eq!(config(&[]).output.journal, None);
+}
+
+#[test]
+fn the_surroundings_name_job_shard_and_hour() {
+    let variables = [("SLURM_JOB_ID", "4711"), ("SLURM_ARRAY_TASK_ID", "3")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.into()));
+    let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(12 * 3600);
+    let environment = Environment::new(variables.into(), PathBuf::from("/nonexistent/config.toml"))
+        .at(noon, jiff::tz::TimeZone::posix("EST5").unwrap());
+    let line = ["--base-url=http://localhost:1", "-o", "f", "--shard", "slurm/4", "--deadline", "7:30"];
+    let Task::Run(config) = task(&line, &environment).unwrap() else { panic!("no run") };
+    assert_eq!(config.output.journal.unwrap().job.as_deref(), Some("4711"));
+    assert_eq!(config.input.shard, Some(Shard { index: 3, count: 4 }));
+    assert_eq!(config.clocks.deadline, Some(noon + Duration::from_secs(1800)));
+    for line in [&["--shard", "slurm/2"][..], &["--deadline", "1969-12-31T14:30:00"]] {
+        let stop = task(&[&["--base-url=http://localhost:1"], line].concat(), &environment).unwrap_err();
+        assert!(stop.exit == Exit::Usage && stop.way_out.is_some(), "{stop}");
+    }
+}
+
+#[test]
+fn work_on_journals_needs_no_service_and_no_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("config.toml");
+    std::fs::write(&broken, "modle = 1").unwrap();
+    let environment = Environment::new(HashMap::new(), broken);
+    let journal = |line: &[&str]| match task(line, &environment).unwrap() {
+        Task::Journal(task) => task,
+        other => panic!("{line:?}: {other:?}"),
+    };
+    let path = PathBuf::from("j");
+    let print = |format, separator| JournalAction::Print { format, separator };
+    let looked = |action, verbosity| JournalTask { path: path.clone(), action, verbosity };
+    assert_eq!(journal(&["journal", "j"]), looked(print(None, Separator::Newline), Verbosity::Normal));
+    let nul = print(Some(Format::Text), Separator::Nul);
+    assert_eq!(journal(&["journal", "j", "--format", "text", "-0", "-q"]), looked(nul, Verbosity::Quiet));
+    assert_eq!(journal(&["-v", "journal", "--check", "j"]), looked(JournalAction::Check, Verbosity::Verbose));
+    let salvage = JournalAction::Salvage("out".into());
+    assert_eq!(journal(&["journal", "j", "--salvage", "out"]), looked(salvage, Verbosity::Normal));
+    let merge = match task(&["merge", "a", "b", "-o", "f", "--format=raw", "-0", "--force"], &environment).unwrap() {
+        Task::Merge(task) => task,
+        other => panic!("{other:?}"),
+    };
+    let expected = MergeTask {
+        shards: vec!["a".into(), "b".into()],
+        output: Some("f".into()),
+        format: Some(Format::Raw),
+        separator: Separator::Nul,
+        force: true,
+        verbosity: Verbosity::Normal,
+    };
+    assert_eq!(merge, expected);
+}
+
+#[test]
 fn a_bad_base_url_is_a_matter_of_configuration() {
-    let environment = Environment::new(HashMap::new(), PathBuf::from("/nonexistent/config.toml"));
-    let stop = parsed(&["--base-url", "http://host.example"]).unwrap().into_config(&environment).unwrap_err();
+    let stop = task(&["--base-url", "http://host.example"], &nothing_around()).unwrap_err();
     assert_eq!(stop.exit, Exit::Config);
     assert!(stop.message.starts_with("--base-url: "), "{stop}");
 }
@@ -273,7 +280,9 @@ fn a_bad_base_url_is_a_matter_of_configuration() {
 #[test]
 fn help_has_its_headings_examples_and_ends_with_the_exit_table() {
     let (long, short) = (help("--help"), help("-h"));
-    for heading in ["Input:", "Output:", "Service:", "Limits and clocks:", "Reporting:", "Examples:", "Exit status:"] {
+    for heading in
+        ["Input:", "Output:", "Resuming:", "Service:", "Limits and clocks:", "Reporting:", "Examples:", "Exit status:"]
+    {
         assert!(long.contains(heading), "{heading}");
     }
     let last = EXITS.last().unwrap().1;
@@ -281,7 +290,22 @@ fn help_has_its_headings_examples_and_ends_with_the_exit_table() {
     assert!(short.len() < long.len() && !short.contains("--chunk-timeout"));
     assert!(!long.contains("--api-key ") && !long.contains("--api-key="));
     assert!(help("--version").starts_with("anvil-filter "));
+    assert!(!short.contains("--discard-journal") && long.contains("--discard-journal"));
     assert!((5..=7).contains(&short_usage().lines().count()));
+}
+
+#[test]
+fn help_of_work_on_journals_tells_of_nothing_else() {
+    for name in ["journal", "merge"] {
+        let shown = match parsed(&[name, "--help"]) {
+            Err(CliExit::Help(text)) => text,
+            other => panic!("{name}: {other:?}"),
+        };
+        assert!(shown.contains("--format") && shown.contains("--quiet"), "{shown}");
+        assert!(!shown.contains("--model") && !shown.contains("--base-url") && !shown.contains("timeout"), "{shown}");
+    }
+    let Err(CliExit::Help(shown)) = parsed(&["check", "--help"]) else { panic!("no help") };
+    assert!(shown.contains("--model"), "{shown}");
 }
 
 #[test]
