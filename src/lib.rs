@@ -79,6 +79,7 @@ fn run_task(task: Task) -> Result<Exit, Stop> {
 }
 
 fn run_config(config: Config) -> Result<Exit, Stop> {
+    command::journal::refuse_unknown(&config)?;
     report::start_log(config.report.verbosity);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

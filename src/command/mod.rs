@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod dry_run;
+pub mod journal;
+pub mod merge;
 pub mod models;
 
 use std::io::Write as _;
