@@ -40,6 +40,7 @@ pub mod engine;
 pub mod exit;
 pub mod filter;
 pub mod flow;
+pub mod journal;
 pub mod line;
 pub mod report;
 pub mod shutdown;
@@ -73,13 +74,12 @@ fn run_cli(cli: Cli) -> Result<Exit, Stop> {
 fn run_task(task: Task) -> Result<Exit, Stop> {
     match task {
         Task::Run(config) => run_config(*config),
-        Task::Journal(task) => command::journal::run(task),
-        Task::Merge(task) => command::merge::run(task),
+        Task::Journal(task) => command::journal::run(&task),
+        Task::Merge(task) => command::merge::run(&task),
     }
 }
 
 fn run_config(config: Config) -> Result<Exit, Stop> {
-    command::journal::refuse_unknown(&config)?;
     report::start_log(config.report.verbosity);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -18,6 +18,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("exit", 1),
     ("stdout_probe", 1),
     ("engine", 2),
+    ("journal", 2),
     ("config", 3),
     ("report", 4),
     ("filter", 5),
@@ -29,7 +30,8 @@ const ROOMS: &[(&str, u8)] = &[
 ];
 
 /// Rooms that may use these others only, whatever their rank.
-const ONLY: &[(&str, &[&str])] = &[("line", &[]), ("flow", &[]), ("cli", &["config", "api", "line", "exit"])];
+const ONLY: &[(&str, &[&str])] =
+    &[("line", &[]), ("flow", &[]), ("journal", &["line", "exit"]), ("cli", &["config", "api", "line", "exit"])];
 
 /// Files and folders that know neither clock nor file nor environment.
 const PURE: &[&str] = &[
@@ -43,6 +45,15 @@ const PURE: &[&str] = &[
     "api/models.rs",
     "engine/policy.rs",
     "engine/ticket.rs",
+    "journal/frame.rs",
+    "journal/key.rs",
+    "journal/index.rs",
+    "journal/places.rs",
+    "journal/known.rs",
+    "journal/record.rs",
+    "journal/note.rs",
+    "filter/splitter.rs",
+    "filter/window.rs",
 ];
 
 /// Files that may write stdout.

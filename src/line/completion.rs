@@ -4,10 +4,9 @@
 
 use std::io::Write as _;
 
-use super::chat::Chat;
 use super::failure::Failure;
 use super::fields::{Fields, push_field, push_name, push_string};
-use super::{Answer, Choice, Correlation, Form, Format, Outcome};
+use super::{Answer, Choice, Correlation, Form, Format, Outcome, Request};
 
 /// How records are written; fixed for a run.
 #[derive(Clone, Debug)]
@@ -31,8 +30,8 @@ pub struct About<'a> {
     pub correlation: Option<&'a Correlation>,
     /// The model that was asked.
     pub model: Option<&'a str>,
-    /// The request, for its limits.
-    pub chat: Option<&'a Chat>,
+    /// Oddities of the answer.
+    pub flags: Flags,
     /// The input record, for `--merge`.
     pub record: Option<&'a [u8]>,
 }
@@ -50,11 +49,11 @@ pub struct Flags {
 
 impl Flags {
     /// Judges an answer beside its request.
-    pub fn of(answer: &Answer, about: &About<'_>) -> Self {
+    pub fn of(answer: &Answer, request: &Request) -> Self {
         Self {
-            truncated: answer.is_truncated(about.chat.and_then(|chat| chat.tokens_max)),
+            truncated: answer.is_truncated(request.chat.tokens_max),
             empty: answer.is_empty(),
-            other_model: about.model.is_some_and(|model| answer.is_other_model(model)),
+            other_model: answer.is_other_model(&request.model),
         }
     }
 
@@ -63,9 +62,34 @@ impl Flags {
             .into_iter()
             .filter_map(|(set, name)| set.then_some(name))
     }
+
+    /// Reads them from a JSON array of their names; names that are not known are left out.
+    pub fn from_names(array: &str) -> Self {
+        let names: Vec<String> = serde_json::from_str(array).unwrap_or_default();
+        let has = |name: &str| names.iter().any(|own| own == name);
+        Self { truncated: has("truncated"), empty: has("empty"), other_model: has("other_model") }
+    }
+
+    /// Appends `"flags":[…]` to an object, when there are any.
+    pub fn push_field(self, out: &mut Vec<u8>) {
+        if self != Self::default() {
+            let names: Vec<&str> = self.names().collect();
+            write_into(out, format_args!(",\"flags\":[\"{}\"]", names.join("\",\"")));
+        }
+    }
 }
 
 impl Style {
+    /// A name for it: two styles of one name give the same records.
+    pub fn name(&self) -> String {
+        let form = match (&self.merge, self.format) {
+            (Some(field), _) => format!("merge={field}"),
+            (None, Some(format)) => format!("{format:?}").to_lowercase(),
+            (None, None) => "default".to_owned(),
+        };
+        if self.terminator == 0 { form + ", NUL" } else { form }
+    }
+
     /// Appends one record, terminator included.
     pub fn render(&self, about: &About<'_>, outcome: &Outcome, out: &mut Vec<u8>) {
         out.reserve(256 + outcome.result.as_ref().map_or(0, |answer| answer.body().len()));
@@ -125,7 +149,7 @@ fn completion(out: &mut Vec<u8>, about: &About<'_>, outcome: &Outcome) {
             push_further_choices(out, answer);
             push_text_or_null(out, "model", answer.model().as_deref().or(about.model));
             push_field(out, "usage", answer.part_or_null(answer.usage));
-            push_flags(out, Flags::of(answer, about));
+            about.flags.push_field(out);
         }
         Err(_) => {
             push_field(out, "content", b"null");
@@ -170,14 +194,6 @@ fn push_text_or_null(out: &mut Vec<u8>, name: &str, text: Option<&str>) {
         Some(text) => push_string(out, text),
         None => out.extend_from_slice(b"null"),
     }
-}
-
-fn push_flags(out: &mut Vec<u8>, flags: Flags) {
-    if flags == Flags::default() {
-        return;
-    }
-    let names: Vec<&str> = flags.names().collect();
-    write_into(out, format_args!(",\"flags\":[\"{}\"]", names.join("\",\"")));
 }
 
 fn push_error(out: &mut Vec<u8>, name: &str, outcome: &Outcome) {

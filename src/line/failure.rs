@@ -2,10 +2,11 @@
 //!
 //! Invariant: codes are a contract. A code that was published is never renamed and never reused.
 
-use serde::Serialize;
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Serialize};
 
 /// The closed list of `error.code` values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// The input line is longer than `--max-line-bytes`.
@@ -47,6 +48,12 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// The code of this name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let name: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
+        Self::deserialize(name).ok()
+    }
+
     /// The code as it stands in a completion line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -106,6 +113,7 @@ mod tests {
     fn the_text_of_a_code_is_its_serialised_form() {
         for code in [ErrorCode::NotUtf8, ErrorCode::LineTooLong, ErrorCode::UpstreamInvalid, ErrorCode::ReplyTooLarge] {
             assert_eq!(serde_json::to_string(&code).unwrap(), format!("\"{}\"", code.as_str()));
+            assert_eq!(ErrorCode::from_name(code.as_str()), Some(code));
         }
     }
 }

@@ -24,6 +24,26 @@ pub enum Form {
     Text,
 }
 
+impl Form {
+    const NAMES: [(Self, &str); 5] = [
+        (Self::Chat, "chat"),
+        (Self::Prompt, "prompt"),
+        (Self::Bare, "bare"),
+        (Self::Batch, "batch"),
+        (Self::Text, "text"),
+    ];
+
+    /// The form's name, as a journal records it.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(form, _)| *form == self).map_or("chat", |(_, name)| name)
+    }
+
+    /// The form of this name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, own)| *own == name).map(|(form, _)| *form)
+    }
+}
+
 /// The field that a line's own id stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdField {

@@ -1,0 +1,213 @@
+//! The open journal: its file, its lock, its durable writes. Lives on the journal's thread and nowhere else.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::error::Error;
+use super::frame;
+use super::handle::Options;
+use super::index::JOURNAL_BYTES_MAX;
+use super::known::Known;
+use super::lock::{BEAT_EVERY, FENCE_AFTER, Lock, LockError};
+use super::note::{Note, Settings};
+use super::publish::{self, Draft};
+use super::records::Records;
+use super::scan::{Interrupted, Tail, scan};
+use crate::line::escape::shown;
+
+const BEAT_RETRY: Duration = Duration::from_secs(1);
+
+/// An open journal that this process owns.
+#[derive(Debug)]
+pub struct Keeper {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    lock: Lock,
+}
+
+impl Keeper {
+    /// Takes the lock, opens or makes the file, reads it, cuts a torn tail, and writes down who opened it.
+    pub(super) fn open(options: &Options) -> Result<(Self, Known, u64), Error> {
+        let path = &options.path;
+        let lock = Lock::acquire(&lock_path(path), &options.holder)?;
+        let file = open_or_create(path)?;
+        let mut known = Known::new(options.retry_failed);
+        let tail = read(&file, path, &mut known)?;
+        let mut keeper = Self { path: path.clone(), file, bytes: tail.valid_bytes, lock };
+        if tail.torn_bytes() > 0 {
+            keeper.cut()?;
+        }
+        keeper.begin(options, &mut known)?;
+        Ok((keeper, known, tail.torn_bytes()))
+    }
+
+    /// Gives the whole records that stand before a torn tail their end back.
+    fn cut(&mut self) -> Result<(), Error> {
+        let cut = self.file.set_len(self.bytes).and_then(|()| self.file.sync_all());
+        cut.map_err(Error::io("cut the unfinished end of", &self.path))
+    }
+
+    fn begin(&mut self, options: &Options, known: &mut Known) -> Result<(), Error> {
+        if let Some(before) = known.settings.as_ref().filter(|before| before.shard != options.settings.shard) {
+            let reason = format!("it is about {}, and this run about {}", about(before), about(&options.settings));
+            return Err(Error::NoJournal { path: self.path.clone(), reason });
+        }
+        let mut notes = Vec::new();
+        if known.records == 0 {
+            // Somebody made an empty file for us.
+            notes.push(Note::header());
+        }
+        if options.fresh && !known.fresh_unfinished && known.answers + known.failures > 0 {
+            notes.push(Note::Fresh {});
+            known.begin_afresh();
+        }
+        if known.settings.as_ref() != Some(&options.settings) {
+            notes.push(Note::Settings(options.settings.clone()));
+        }
+        let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        notes.push(Note::Owner { holder: options.holder.clone(), at });
+        self.note(&notes).map(|_| ())
+    }
+
+    /// The journal's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A second descriptor of the file, for reading records.
+    pub fn records(&self) -> Result<Records, Error> {
+        let file = self.file.try_clone().map_err(Error::io("read", &self.path))?;
+        Ok(Records::new(file, &self.path))
+    }
+
+    /// Writes notes down, durably; returns where the first begins.
+    pub fn note(&mut self, notes: &[Note]) -> Result<u64, Error> {
+        let mut frames = Vec::new();
+        for note in notes {
+            frame::push(&mut frames, |record| note.push(record));
+        }
+        self.commit(&frames)
+    }
+
+    /// Appends whole frames and makes them durable; returns where they begin.
+    pub fn commit(&mut self, frames: &[u8]) -> Result<u64, Error> {
+        self.beat_if_due()?;
+        let start = self.bytes;
+        if start + frames.len() as u64 > JOURNAL_BYTES_MAX {
+            return Err(Error::NoJournal { path: self.path.clone(), reason: "it has grown to a tebibyte".to_owned() });
+        }
+        self.file.write_all(frames).map_err(Error::io("write to", &self.path))?;
+        self.file.sync_data().map_err(Error::io("make durable what was written to", &self.path))?;
+        self.bytes += frames.len() as u64;
+        Ok(start)
+    }
+
+    /// How long the lock may go without a sign of life.
+    pub(super) fn until_beat(&self) -> Duration {
+        let since = self.lock.since_beat();
+        // A beat that has failed is tried again soon, but not at once.
+        if since < BEAT_EVERY { BEAT_EVERY - since } else { BEAT_RETRY }
+    }
+
+    /// A sign of life, when one is due. A process that was stopped for long finds out here, before it writes, whether
+    /// another has taken its place.
+    pub(super) fn beat_if_due(&mut self) -> Result<(), Error> {
+        if !self.lock.beat_due() {
+            return Ok(());
+        }
+        match self.lock.beat() {
+            // Whether the lock is still ours is not known; for a while nobody may take it.
+            Err(LockError::Io { .. }) if self.lock.since_beat() < FENCE_AFTER => Ok(()),
+            beaten => Ok(beaten?),
+        }
+    }
+
+    /// Gives the lock back. With `discard`, the journal is removed first.
+    pub(super) fn close(self, discard: bool) -> Result<(), Error> {
+        if discard {
+            let removed =
+                std::fs::remove_file(&self.path).and_then(|()| publish::sync_folder(publish::folder_of(&self.path)));
+            removed.map_err(Error::io("remove", &self.path))?;
+        }
+        Ok(self.lock.release()?)
+    }
+}
+
+fn about(settings: &Settings) -> String {
+    settings.shard.map_or("all lines".to_owned(), |shard| format!("shard {}/{}", shard.index, shard.count))
+}
+
+/// The lock beside a journal.
+pub fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// Opens a journal for appending. A new one appears with its first record in it, never empty.
+fn open_or_create(path: &Path) -> Result<File, Error> {
+    match open_for_append(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create(path)?;
+            open_for_append(path)
+        }
+        opened => opened,
+    }
+    .map_err(Error::io("open", path))
+    .and_then(|file| {
+        let metadata = file.metadata().map_err(Error::io("open", path))?;
+        if metadata.is_file() {
+            return Ok(file);
+        }
+        Err(Error::NoJournal { path: path.to_owned(), reason: "it is no regular file".to_owned() })
+    })
+}
+
+fn open_for_append(path: &Path) -> io::Result<File> {
+    // A FIFO must not keep us waiting for its other end.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(true).append(true).custom_flags(flags).open(path)
+}
+
+fn create(path: &Path) -> Result<(), Error> {
+    let how = publish::probe(path)?;
+    let mut first = Vec::new();
+    frame::push(&mut first, |record| Note::header().push(record));
+    let mut draft = Draft::create(path).map_err(Error::io("create a file beside", path))?;
+    draft.write_all(&first).map_err(Error::io("write a file beside", path))?;
+    let sealed = draft.seal().map_err(Error::io("make durable a file beside", path))?;
+    Ok(sealed.publish(how)?)
+}
+
+/// Reads all records of a file. Damage is an error, a torn tail is not.
+fn read(file: &File, path: &Path, known: &mut Known) -> Result<Tail, Error> {
+    let no_journal = |reason| Error::NoJournal { path: path.to_owned(), reason };
+    let tail = scan(file, 0, |offset, payload| known.apply(offset, payload).map_err(|reason| (offset, reason)));
+    let tail = tail.map_err(|interrupted| match interrupted {
+        Interrupted::Read(source) => Error::io("read", path)(source),
+        Interrupted::Visitor((0, reason)) => no_journal(reason),
+        Interrupted::Visitor((offset, reason)) => Error::not_understood(path, offset, &reason),
+    })?;
+    match tail.next_valid {
+        _ if tail.valid_bytes == 0 && tail.file_bytes > 0 => {
+            Err(no_journal("it does not begin as a journal does".to_owned()))
+        }
+        Some(next) => Err(Error::Damaged { path: path.to_owned(), at: tail.valid_bytes, next }),
+        None => Ok(tail),
+    }
+}
+
+/// Reads a journal without owning it, a running one too.
+pub fn look(path: &Path) -> Result<(File, Known, Tail), Error> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let mut known = Known::new(false);
+    let tail = read(&file, path, &mut known)?;
+    if known.records == 0 {
+        return Err(Error::NoJournal { path: path.to_owned(), reason: format!("{} is empty", shown(path)) });
+    }
+    Ok((file, known, tail))
+}
