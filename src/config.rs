@@ -195,6 +195,16 @@ pub enum Separator {
     Nul,
 }
 
+impl Separator {
+    /// The byte.
+    pub fn byte(self) -> u8 {
+        match self {
+            Separator::Newline => b'\n',
+            Separator::Nul => 0,
+        }
+    }
+}
+
 /// How much is told to people, on stderr.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {

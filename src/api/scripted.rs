@@ -42,6 +42,8 @@ pub struct Scripted {
     pub new_token: RefCell<bool>,
     /// Whether the token can change at all.
     pub renewable: bool,
+    /// How many pages were asked for.
+    pub pages: RefCell<u32>,
     /// When each chat request was sent, since the first look at the clock.
     pub sent: RefCell<Vec<(tokio::time::Instant, String)>>,
 }
@@ -101,6 +103,7 @@ impl Transport for Scripted {
     }
 
     async fn get(&self, page: Page) -> Result<Reply<Rest>, TransportError> {
+        *self.pages.borrow_mut() += 1;
         match page {
             Page::Models => play(next(&self.models)).await,
             Page::Version => play(next(&self.versions)).await,

@@ -38,7 +38,7 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
         Found::Record(content) => (line, Some(content.to_vec())),
         Found::TooLong(_) => (line, None),
     };
-    let mut input = reader::spawn(sources, split(&config), keep)
+    let mut input = reader::spawn(sources, split(&config), None, keep)
         .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
     let mut survey = Survey::default();
     let mut end = None;

@@ -13,20 +13,19 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::attempt::{Plan, Seen, attempt};
+use super::attempt::{Plan, Seen};
 use super::errand::{self, Report};
 use super::lanes::Lanes;
-use super::policy::{Circumstances, Record, Step, decide};
+use super::policy::Record;
 use super::ticket::Ticket;
-use super::{Delta, Ended, Event, Halt, HaltCause, Mode, Settings};
+use super::{Delta, Ended, Event, Halt, HaltCause, Mode, Settings, Slot};
 use crate::api::Dialect;
-use crate::api::body::{render, streams};
 use crate::api::transport::{Page, Transport};
-use crate::flow::{Endpoint, Permit, backoff};
-use crate::line::{Answer, ErrorCode, Failure, Outcome};
+use crate::flow::{Endpoint, Permit};
 use crate::shutdown::{Level, Shutdown};
 
 mod asking;
+mod sending;
 mod timing;
 
 /// Deltas that wait for the mode; an attempt that finds the channel full waits as well.
@@ -81,6 +80,10 @@ struct Core<'a, T: Transport> {
     dialect_failures: u32,
     dialect_at: Duration,
     in_flight: Lanes<'a, Job, Finished>,
+    /// Slots of settled requests whose outcome is not yet durable.
+    held: usize,
+    /// The first request, which waits until the dialect is known.
+    first: Option<Box<Ticket>>,
     retries: BinaryHeap<Box<Ticket>>,
     budget_at: Duration,
     errand: Option<Pin<Box<dyn Future<Output = Report> + 'a>>>,
@@ -109,6 +112,8 @@ impl<'a, T: Transport> Core<'a, T> {
             dialect_failures: 0,
             dialect_at: Duration::ZERO,
             in_flight: Lanes::new(),
+            held: 0,
+            first: None,
             retries: BinaryHeap::new(),
             budget_at: Duration::ZERO,
             errand: None,
@@ -159,6 +164,7 @@ impl<'a, T: Transport> Core<'a, T> {
         if mode.poll_stop(cx).is_ready() {
             return Poll::Ready(Happening::MustStop);
         }
+        self.held -= mode.take_freed();
         if let Some((_, receiver)) = self.deltas.as_mut().filter(|_| mode.has_room())
             && let Poll::Ready(Some(delta)) = receiver.poll_recv(cx)
         {
@@ -186,10 +192,14 @@ impl<'a, T: Transport> Core<'a, T> {
     /// Whether a slot, the gate and the breaker are free.
     fn may_send(&self, now: Duration) -> bool {
         self.sends()
-            && self.dialect.is_some()
             && !self.asking.holds_sends()
-            && self.in_flight.len() < self.endpoint.limit.current()
+            && self.has_slot()
             && matches!(self.endpoint.permit(now), Permit::Free | Permit::Probe)
+    }
+
+    /// Whether fewer requests are in flight, or not yet durable, than may be.
+    fn has_slot(&self) -> bool {
+        self.in_flight.len() + self.held < self.endpoint.limit.current()
     }
 
     fn sends(&self) -> bool {
@@ -197,6 +207,11 @@ impl<'a, T: Transport> Core<'a, T> {
     }
 
     fn poll_next_request<M: Mode>(&mut self, now: Duration, mode: &mut M, cx: &mut Context<'_>) -> Poll<Happening> {
+        if self.first.is_some() {
+            // One request is enough to know that the dialect is needed; the others can wait where they are.
+            let first = if self.dialect.is_some() { self.first.take() } else { None };
+            return first.map_or(Poll::Pending, |ticket| Poll::Ready(Happening::Due(ticket)));
+        }
         // A fresh line makes the better probe: if the line that failed last is itself the trouble, the outage ends.
         let probe = self.endpoint.permit(now) == Permit::Probe;
         if !probe && let Some(ticket) = self.pop_due(now) {
@@ -241,15 +256,16 @@ impl<'a, T: Transport> Core<'a, T> {
     }
 
     fn wants_dialect(&self) -> bool {
-        self.dialect.is_none() && self.errand.is_none()
+        self.dialect.is_none() && self.errand.is_none() && (self.settings.asks_at_once || self.first.is_some())
     }
 
     fn is_over(&self) -> bool {
-        self.in_flight.is_empty() && (!self.sends() || self.is_complete())
+        self.in_flight.is_empty() && self.held == 0 && (!self.sends() || self.is_complete())
     }
 
     fn is_complete(&self) -> bool {
-        self.source_ended && self.in_flight.is_empty() && self.retries.is_empty() && self.asking.is_empty()
+        let none_waits = self.first.is_none() && self.retries.is_empty() && self.asking.is_empty();
+        self.source_ended && self.in_flight.is_empty() && self.held == 0 && none_waits
     }
 
     fn handle<M: Mode>(&mut self, happening: Happening, mode: &mut M) -> Option<Ended> {
@@ -260,6 +276,7 @@ impl<'a, T: Transport> Core<'a, T> {
             Happening::Finished(finished) => self.finished(finished, mode),
             Happening::Reported(report) => self.reported(report, mode),
             Happening::Due(ticket) => self.send(ticket, mode),
+            Happening::Pulled(ticket) if self.dialect.is_none() => self.first = Some(ticket),
             Happening::Pulled(ticket) => self.send(ticket, mode),
             Happening::SourceEnded => self.source_ended = true,
             Happening::Tick => return self.tick(mode),
@@ -283,7 +300,8 @@ impl<'a, T: Transport> Core<'a, T> {
 
     fn begin_drain<M: Mode>(&mut self, mode: &mut M) {
         if self.drain_until.is_none() {
-            self.drain_until = Some(self.now() + self.settings.drain);
+            let until = self.now() + self.settings.drain;
+            self.drain_until = Some(self.settings.deadline.map_or(until, |deadline| until.min(deadline)));
             mode.event(Event::Draining { in_flight: self.in_flight.len() });
         }
     }
@@ -291,111 +309,6 @@ impl<'a, T: Transport> Core<'a, T> {
     fn halt_run<M: Mode>(&mut self, halt: Halt, mode: &mut M) {
         self.halt.get_or_insert(halt);
         self.begin_drain(mode);
-    }
-
-    /// Sends one request, unless its model is held back or its line cannot be sent to this dialect.
-    fn send<M: Mode>(&mut self, mut ticket: Box<Ticket>, mode: &mut M) {
-        let now = self.now();
-        match self.endpoint.permit_model(&ticket.request.model, now) {
-            Permit::Free | Permit::Probe => {}
-            Permit::Wait(at) => return self.hold_back(ticket, at),
-            Permit::Probing => return self.hold_back(ticket, now + MODEL_LOOK),
-        }
-        let dialect = self.dialect.expect("nothing is sent before the dialect is known");
-        if let Some(field) = ticket.request.chat.background_field.filter(|_| dialect == Dialect::OpenWebUi) {
-            let message = format!(
-                "the field \"{field}\" would make a background task of the request, whose answer never comes here; leave it out"
-            );
-            return self.settle(ticket, Err(Failure::new(ErrorCode::BackgroundTask, message)), mode);
-        }
-        ticket.attempts += 1;
-        ticket.began.get_or_insert(now);
-        let flight = Flight {
-            was_probe: self.endpoint.sent(&ticket.request.model, now),
-            began_alone: self.in_flight.is_empty(),
-            token_generation: self.asking.token_generation(),
-        };
-        let streams = streams(&ticket.request.chat, self.settings.upstream);
-        let body = ticket.body.get_or_insert_with(|| render(&mut ticket.request.chat, dialect, streams).into()).clone();
-        let plan = Plan {
-            key: ticket.key,
-            attempt: ticket.attempts,
-            streams,
-            clocks: self.settings.clocks,
-            reply_bytes_max: self.settings.reply_bytes_max,
-            deltas: self.deltas.as_ref().map(|(sender, _)| sender.clone()),
-        };
-        let transport = self.transport;
-        self.in_flight.start((ticket, flight, body, plan), move |(ticket, flight, body, plan)| async move {
-            let seen = attempt(transport, body, plan).await;
-            (ticket, flight, seen)
-        });
-        mode.event(Event::Sent { in_flight: self.in_flight.len() });
-    }
-
-    /// Its model is out. What was paid for sending it stays paid.
-    fn hold_back(&mut self, mut ticket: Box<Ticket>, due: Duration) {
-        ticket.unspent = true;
-        self.put_off(ticket, due);
-    }
-
-    fn put_off(&mut self, mut ticket: Box<Ticket>, due: Duration) {
-        ticket.due = due;
-        self.retries.push(ticket);
-    }
-
-    fn finished<M: Mode>(&mut self, (mut ticket, flight, seen): Finished, mode: &mut M) {
-        // Deltas of this attempt may still lie in the channel; they come before its outcome.
-        while let Some(Ok(delta)) = self.deltas.as_mut().map(|(_, receiver)| receiver.try_recv()) {
-            mode.delta(delta);
-        }
-        mode.event(Event::Ended { in_flight: self.in_flight.len() });
-        let now = self.now();
-        let at = Circumstances {
-            now,
-            status: seen.status,
-            was_probe: flight.was_probe,
-            alone: flight.began_alone && self.in_flight.is_empty(),
-            unit: fastrand::f64(),
-        };
-        let step = decide(seen.signal, &mut ticket, &mut self.endpoint, &mut self.record, at);
-        if let Some(wait) = seen.wait {
-            self.gate(wait, mode);
-        }
-        self.apply(step, ticket, flight, mode);
-    }
-
-    fn apply<M: Mode>(&mut self, step: Step, ticket: Box<Ticket>, flight: Flight, mode: &mut M) {
-        match step {
-            Step::Settle(result) => self.settle(ticket, result, mode),
-            Step::Retry { reason, at_least } => self.retry(ticket, reason, at_least, mode),
-            Step::Ask(question) => self.ask(ticket, question, flight, mode),
-            Step::Halt(halt) => {
-                // Its line is not settled, and so the run is not complete.
-                self.put_off(ticket, FAR);
-                self.halt_run(halt, mode);
-            }
-        }
-    }
-
-    fn settle<M: Mode>(&mut self, ticket: Box<Ticket>, result: Result<Answer, Failure>, mode: &mut M) {
-        if result.is_ok() {
-            self.asking.token_accepted();
-            self.endpoint.success(&ticket.request.model);
-        }
-        let seconds = ticket.began.map_or(0.0, |began| self.now().saturating_sub(began).as_secs_f64());
-        mode.settle(ticket.key, &ticket.request, Outcome { result, attempts: ticket.attempts, seconds });
-    }
-
-    fn retry<M: Mode>(&mut self, mut ticket: Box<Ticket>, reason: String, at_least: Duration, mode: &mut M) {
-        ticket.failures += 1;
-        ticket.unspent = false;
-        let cap = self.settings.retry_delay_max;
-        let delay = backoff::full_jitter(ticket.failures, cap, fastrand::f64()).max(at_least.min(cap));
-        mode.event(Event::Retry { reason: reason.clone(), delay });
-        self.last_trouble = reason;
-        let due = self.now() + delay;
-        self.put_off(ticket, due);
     }
 
     fn start_errand(&mut self, page: Page) {
@@ -408,6 +321,15 @@ fn outage(message: String) -> Halt {
         cause: HaltCause::Outage,
         message,
         way_out: "run the same command again later; --failed FILE keeps the lines that are left".to_owned(),
+    }
+}
+
+/// The time is over, or would be before anything could be sent.
+fn out_of_time(message: String) -> Halt {
+    Halt {
+        cause: HaltCause::Deadline,
+        message,
+        way_out: "run the same command again; with --output or --journal it goes on where it stopped".to_owned(),
     }
 }
 

@@ -40,8 +40,14 @@ pub trait Mode {
     /// The next request; `None` when there will be none any more.
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>>;
 
-    /// A request is settled.
-    fn settle(&mut self, key: Key, request: &Request, outcome: Outcome);
+    /// A request is settled. What is returned says whether its slot is free at once.
+    fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot;
+
+    /// How many of the slots that were held by [`Mode::settle`] came free since the last call. Asked after
+    /// [`Mode::poll_stop`], which is where a mode hears of its own commits.
+    fn take_freed(&mut self) -> usize {
+        0
+    }
 
     /// A part of an answer, as it arrives. Asked for by [`Settings::deltas`].
     fn delta(&mut self, delta: Delta);
@@ -57,6 +63,15 @@ pub trait Mode {
 
     /// Nothing further is ready: what was settled should go out now.
     fn idle(&mut self);
+}
+
+/// What becomes of the slot of a settled request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// Another request may take it.
+    Free,
+    /// It stays taken until the mode has made the outcome durable.
+    Held,
 }
 
 /// A part of an answer.
@@ -92,6 +107,8 @@ pub struct Settings {
     pub upstream: Upstream,
     /// The endpoint's dialect; without one, the endpoint is asked.
     pub dialect: Option<Dialect>,
+    /// Whether the dialect is asked for at once, rather than when the source has brought its first request.
+    pub asks_at_once: bool,
     /// Clocks of one attempt.
     pub clocks: Clocks,
     /// Largest reply.
@@ -104,6 +121,8 @@ pub struct Settings {
     pub retry_delay_max: Duration,
     /// How long what is in flight may take once the run is stopping.
     pub drain: Duration,
+    /// When the run must have ended, counted from its start.
+    pub deadline: Option<Duration>,
     /// Whether the mode wants to see deltas.
     pub deltas: bool,
 }
@@ -155,6 +174,8 @@ pub enum HaltCause {
     TokenRejected,
     /// The service was out for too long, or asks for too long a wait.
     Outage,
+    /// The time is over.
+    Deadline,
 }
 
 /// Why and how the engine stopped early.

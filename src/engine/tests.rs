@@ -23,6 +23,11 @@ struct List {
     work: VecDeque<Work>,
     settled: Vec<(u64, Result<String, ErrorCode>, u32)>,
     events: Vec<Event>,
+    /// Whether slots are held until `commit` looks again, and how many are.
+    holds: bool,
+    held: usize,
+    most_taken: usize,
+    in_flight: usize,
 }
 
 impl List {
@@ -49,11 +54,18 @@ impl Mode for List {
         Poll::Ready(self.work.pop_front())
     }
 
-    fn settle(&mut self, key: Key, _: &crate::line::Request, outcome: Outcome) {
+    fn settle(&mut self, key: Key, _: &crate::line::Request, outcome: Outcome) -> Slot {
         let result = outcome
             .result
             .map(|answer| String::from_utf8_lossy(answer.part_or_null(answer.choices[0].content)).into_owned());
         self.settled.push((key.0, result.map_err(|failure| failure.code), outcome.attempts));
+        self.held += usize::from(self.holds);
+        if self.holds { Slot::Held } else { Slot::Free }
+    }
+
+    fn take_freed(&mut self) -> usize {
+        // A commit takes its time: it is done when half of the slots wait for it.
+        if self.held >= 2 || self.work.is_empty() { std::mem::take(&mut self.held) } else { 0 }
     }
 
     fn delta(&mut self, _: Delta) {}
@@ -63,6 +75,10 @@ impl Mode for List {
     }
 
     fn event(&mut self, event: Event) {
+        if let Event::Sent { in_flight } | Event::Ended { in_flight } = event {
+            self.in_flight = in_flight;
+            self.most_taken = self.most_taken.max(in_flight + self.held);
+        }
         self.events.push(event);
     }
 
@@ -84,6 +100,8 @@ fn settings(concurrency: usize) -> Settings {
         auth_wait: 1800 * SECOND,
         retry_delay_max: 60 * SECOND,
         drain: 25 * SECOND,
+        deadline: None,
+        asks_at_once: true,
         deltas: false,
     }
 }
@@ -101,9 +119,13 @@ fn run_for(settings: Settings, transport: &Scripted, lines: u64) -> (Ended, List
 }
 
 fn run_until(settings: Settings, transport: &Scripted, lines: u64, shutdown: &Shutdown) -> (Ended, List, Duration) {
+    run_mode(settings, transport, List::of(lines), shutdown)
+}
+
+fn run_mode(settings: Settings, transport: &Scripted, mut mode: List, shutdown: &Shutdown) -> (Ended, List, Duration) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let (mut mode, start) = (List::of(lines), Instant::now());
+        let start = Instant::now();
         let ended = run(settings, transport, &mut mode, shutdown).await;
         (ended, mode, start.elapsed())
     })
@@ -372,4 +394,45 @@ fn a_third_of_random_failures_is_survived_with_little_amplification() {
     let amplification = transport.sent.borrow().len() as f64 / 2000.0;
     assert!(amplification <= 1.5, "{amplification}");
     assert!(took < 600 * SECOND, "{took:?}");
+}
+
+#[test]
+fn a_slot_that_is_held_is_no_slot_for_another() {
+    let mode = List { holds: true, ..List::of(40) };
+    let slow = vec![Play::Wait(SECOND), Play::Head(200, ContentKind::Other), Play::Piece(OK)];
+    let transport = transport(vec![slow]);
+    let (ended, mode, _) = run_mode(settings(4), &transport, mode, &Shutdown::default());
+    assert_eq!((ended, mode.settled.len(), mode.held), (Ended::Complete, 40, 0));
+    assert_eq!(mode.most_taken, 4);
+}
+
+#[test]
+fn nothing_is_sent_when_a_drain_would_outlast_the_deadline() {
+    let slow = || vec![Play::Wait(10 * SECOND), Play::Head(200, ContentKind::Other), Play::Piece(OK)];
+    let settings = Settings { deadline: Some(120 * SECOND), drain: 25 * SECOND, ..settings(1) };
+    let (ended, mode, took) = run_for(settings, &transport(vec![slow()]), 50);
+    assert!(matches!(&ended, Ended::Halted(halt) if halt.cause == HaltCause::Deadline), "{ended:?}");
+    assert_eq!(mode.settled.len(), 10, "the last one is sent before 95 s");
+    assert_eq!(took, 100 * SECOND);
+}
+
+#[test]
+fn what_is_still_in_flight_at_the_deadline_is_given_up() {
+    let slow = || vec![Play::Wait(300 * SECOND), Play::Head(200, ContentKind::Other), Play::Piece(OK)];
+    let settings = Settings { deadline: Some(20 * SECOND), ..settings(2) };
+    let (ended, mode, took) = run_for(settings, &transport(vec![slow()]), 5);
+    assert!(matches!(&ended, Ended::Halted(halt) if halt.cause == HaltCause::Deadline), "{ended:?}");
+    assert_eq!((mode.settled.len(), took), (0, 20 * SECOND));
+}
+
+#[test]
+fn the_dialect_is_asked_for_only_when_something_is_to_be_sent() {
+    let unasked = || Settings { dialect: None, asks_at_once: false, ..settings(2) };
+    let versions = || std::cell::RefCell::new(vec![whole(404, "")].into());
+    let silent = Scripted { versions: versions(), ..transport(vec![whole(200, OK)]) };
+    let (ended, _, _) = run_for(unasked(), &silent, 0);
+    assert_eq!((ended, *silent.pages.borrow()), (Ended::Complete, 0));
+    let asked = Scripted { versions: versions(), ..transport(vec![whole(200, OK)]) };
+    let (ended, mode, _) = run_for(unasked(), &asked, 5);
+    assert_eq!((ended, mode.settled.len(), *asked.pages.borrow()), (Ended::Complete, 5, 1));
 }

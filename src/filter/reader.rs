@@ -1,23 +1,24 @@
 //! The input: named files in order, split into records on a thread of its own. What a record means is said by the
-//! function that takes it there, so that understanding lines costs the engine's thread nothing.
+//! function that takes it there, so that understanding lines costs the engine's thread nothing. What cannot be read a
+//! second time is copied on the way, when a second reading will be needed.
 //!
 //! Invariants: holds at most a few blocks, whatever comes in; a record that is too long is skipped to its end and
 //! reported with its number; a partial block goes out as soon as the source pauses, so that `tail -f` is live.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::ops::Range;
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
+use super::splitter::Splitter;
+pub use super::splitter::{Found, Split};
 use crate::line::escape::shown;
 
 const BLOCK_BYTES: usize = 256 << 10;
 /// Blocks that may wait for the engine.
 const BLOCKS_MAX: usize = 2;
-const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// One source of the input.
 #[derive(Debug)]
@@ -26,55 +27,60 @@ pub struct Source {
     pub name: String,
     /// Where it comes from.
     pub file: File,
+    /// How much of it is meant; all there is, when nothing is said.
+    pub bytes: Option<u64>,
 }
 
-/// One record as it is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found<'a> {
-    /// Its bytes, without terminator.
-    Record(&'a [u8]),
-    /// It was too long; so many bytes were skipped.
-    TooLong(u64),
-}
+impl Source {
+    /// All of a file.
+    pub fn whole(name: String, file: File) -> Self {
+        Self { name, file, bytes: None }
+    }
 
-/// One record of a block.
-#[derive(Clone, Debug)]
-struct Record {
-    line: u64,
-    content: Content,
-}
-
-#[derive(Clone, Debug)]
-enum Content {
-    Range(Range<usize>),
-    TooLong(u64),
-}
-
-/// A block of whole records.
-#[derive(Debug, Default)]
-struct Block {
-    bytes: Vec<u8>,
-    records: Vec<Record>,
-}
-
-impl Block {
-    /// Hands every record to `take`, with its number in the whole input.
-    fn take<T>(&self, take: &mut impl FnMut(u64, Found<'_>) -> T) -> Vec<T> {
-        let found = |record: &Record| match &record.content {
-            Content::Range(range) => take(record.line, Found::Record(&self.bytes[range.clone()])),
-            Content::TooLong(length) => take(record.line, Found::TooLong(*length)),
-        };
-        self.records.iter().map(found).collect()
+    /// The same source for a second reading, from where the file stands now; `None` when it is no regular file.
+    pub fn again(&self) -> io::Result<Option<Again>> {
+        if !self.file.metadata()?.is_file() {
+            return Ok(None);
+        }
+        let mut file = self.file.try_clone()?;
+        let start = file.stream_position()?;
+        Ok(Some(Again { name: self.name.clone(), file, start }))
     }
 }
 
-/// What the reader says at the end.
+/// A file that can be read a second time.
 #[derive(Debug)]
+pub struct Again {
+    name: String,
+    file: File,
+    start: u64,
+}
+
+impl Again {
+    /// The source from its beginning. It shares its place with the first one, whose reading must have ended.
+    pub fn rewind(mut self) -> io::Result<Source> {
+        self.file.seek(SeekFrom::Start(self.start))?;
+        Ok(Source::whole(self.name, self.file))
+    }
+}
+
+/// A copy of what was read: a file that holds the sources one after another.
+pub fn sources_of_copy(file: &File, name: &str, lengths: &[u64]) -> io::Result<Vec<Source>> {
+    // All of them share one place in the file, and are read one after another.
+    (&*file).seek(SeekFrom::Start(0))?;
+    let source = |bytes: &u64| Ok(Source { name: name.to_owned(), file: file.try_clone()?, bytes: Some(*bytes) });
+    lengths.iter().map(source).collect()
+}
+
+/// What the reader says at the end.
+#[derive(Clone, Debug, Default)]
 pub struct End {
     /// Records read, blank ones included.
     pub lines: u64,
     /// The hash of all bytes, when it was asked for.
     pub sha256: Option<String>,
+    /// Bytes read of each source.
+    pub source_bytes: Vec<u64>,
     /// What went wrong, with file and line.
     pub error: Option<String>,
 }
@@ -88,17 +94,6 @@ pub enum Input<T> {
     End(End),
 }
 
-/// How the input is to be split.
-#[derive(Clone, Copy, Debug)]
-pub struct Split {
-    /// What ends a record: newline or NUL.
-    pub terminator: u8,
-    /// The longest record that is kept, in bytes.
-    pub line_bytes_max: usize,
-    /// Whether to hash what is read.
-    pub hash: bool,
-}
-
 /// Opens a named file for reading; a folder is refused here rather than at the first read.
 pub fn open(path: &Path) -> Result<Source, String> {
     let name = shown(path);
@@ -106,12 +101,17 @@ pub fn open(path: &Path) -> Result<Source, String> {
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err(format!("read {name}: it is a folder"));
     }
-    Ok(Source { name, file })
+    Ok(Source::whole(name, file))
 }
 
 /// Starts the reading thread. `take` makes something of each record, given its number in the whole input, from 1, blank
-/// ones counted.
-pub fn spawn<T, F>(sources: Vec<Source>, split: Split, take: F) -> io::Result<mpsc::Receiver<Input<T>>>
+/// ones counted. Every byte that is read goes into `copy`, too.
+pub fn spawn<T, F>(
+    sources: Vec<Source>,
+    split: Split,
+    copy: Option<Copy>,
+    take: F,
+) -> io::Result<mpsc::Receiver<Input<T>>>
 where
     T: Send + 'static,
     F: FnMut(u64, Found<'_>) -> T + Send + 'static,
@@ -119,7 +119,7 @@ where
     let (sender, receiver) = mpsc::channel(BLOCKS_MAX);
     std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
         let hash = split.hash.then(Sha256::new);
-        let mut reader = Reader { splitter: Splitter::new(split), hash, take, sender };
+        let mut reader = Reader { splitter: Splitter::new(split), hash, copy, take, sender };
         let end = reader.read_all(sources);
         // When nobody listens any more, nobody wants to know.
         let _ = reader.sender.blocking_send(Input::End(end));
@@ -127,45 +127,62 @@ where
     Ok(receiver)
 }
 
+/// Where a copy of the input goes.
+#[derive(Debug)]
+pub struct Copy {
+    /// What to call it.
+    pub name: String,
+    /// The file, empty.
+    pub file: File,
+}
+
 struct Reader<T, F> {
     splitter: Splitter,
     hash: Option<Sha256>,
+    copy: Option<Copy>,
     take: F,
     sender: mpsc::Sender<Input<T>>,
 }
 
 impl<T, F: FnMut(u64, Found<'_>) -> T> Reader<T, F> {
     fn read_all(&mut self, sources: Vec<Source>) -> End {
-        let mut error = None;
-        for mut source in sources {
-            match self.read_one(&mut source) {
+        let (mut error, mut source_bytes) = (None, Vec::new());
+        for source in sources {
+            let mut bytes = 0;
+            let read = self.read_one(&source, &mut bytes);
+            source_bytes.push(bytes);
+            match read {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(cause) => {
+                Err(Trouble::Read(cause)) => {
                     error = Some(format!("read {} after line {}: {cause}", source.name, self.splitter.lines));
+                    break;
+                }
+                Err(Trouble::Copy(name, cause)) => {
+                    error = Some(format!("write {name}: {cause}"));
                     break;
                 }
             }
         }
         let sha256 = self.hash.take().map(|hash| format!("{:x}", hash.finalize()));
-        End { lines: self.splitter.lines, sha256, error }
+        End { lines: self.splitter.lines, sha256, source_bytes, error }
     }
 
-    /// Reads one source to its end; whether anybody still listens.
-    fn read_one(&mut self, source: &mut Source) -> io::Result<bool> {
+    /// Reads one source to its end, and counts its bytes; whether anybody still listens.
+    fn read_one(&mut self, source: &Source, bytes: &mut u64) -> Result<bool, Trouble> {
+        let mut input = (&source.file).take(source.bytes.unwrap_or(u64::MAX));
         let mut buffer = vec![0; BLOCK_BYTES];
         self.splitter.at_start = true;
         loop {
-            let length = match source.file.read(&mut buffer) {
+            let length = match input.read(&mut buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+                Err(error) => return Err(Trouble::Read(error)),
             };
+            *bytes += length as u64;
             let block = if length == 0 { self.splitter.finish() } else { self.splitter.feed(&buffer[..length]) };
-            if let Some(hash) = &mut self.hash {
-                hash.update(&buffer[..length]);
-            }
-            if !block.records.is_empty() {
+            self.keep(&buffer[..length])?;
+            if !block.is_empty() {
                 let taken = block.take(&mut self.take);
                 if self.sender.blocking_send(Input::Block(taken)).is_err() {
                     return Ok(false);
@@ -179,149 +196,21 @@ impl<T, F: FnMut(u64, Found<'_>) -> T> Reader<T, F> {
             }
         }
     }
-}
 
-/// Splits bytes into records. Pure: how the bytes arrive in pieces never changes the records.
-#[derive(Debug)]
-struct Splitter {
-    split: Split,
-    lines: u64,
-    /// The start of a record whose end has not come.
-    partial: Vec<u8>,
-    /// Bytes of a record that is being skipped.
-    skipped: u64,
-    at_start: bool,
-}
-
-impl Splitter {
-    fn new(split: Split) -> Self {
-        Self { split, lines: 0, partial: Vec::new(), skipped: 0, at_start: true }
-    }
-
-    fn feed(&mut self, bytes: &[u8]) -> Block {
-        let Some(last) = memchr::memrchr(self.split.terminator, bytes) else {
-            self.keep(bytes);
-            return Block::default();
-        };
-        let (whole, rest) = bytes.split_at(last + 1);
-        let mut joined = std::mem::take(&mut self.partial);
-        joined.extend_from_slice(whole);
-        let block = self.block(joined);
-        self.keep(rest);
-        block
-    }
-
-    /// The end of a source: what has no terminator is a record all the same.
-    fn finish(&mut self) -> Block {
-        if self.partial.is_empty() && self.skipped == 0 {
-            return Block::default();
+    /// Hashes and copies what was read, before anybody hears of it.
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
         }
-        let mut joined = std::mem::take(&mut self.partial);
-        joined.push(self.split.terminator);
-        self.block(joined)
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        if self.skipped > 0 {
-            self.skipped += bytes.len() as u64;
-            return;
+        match &mut self.copy {
+            Some(copy) => copy.file.write_all(bytes).map_err(|error| Trouble::Copy(copy.name.clone(), error)),
+            None => Ok(()),
         }
-        self.partial.extend_from_slice(bytes);
-        if self.partial.len() > self.raw_bytes_max() {
-            self.skipped = self.partial.len() as u64;
-            self.partial = Vec::new();
-        }
-    }
-
-    /// A record's length with what may be taken off at its ends.
-    fn raw_bytes_max(&self) -> usize {
-        self.split.line_bytes_max + BOM.len() + 1
-    }
-
-    fn block(&mut self, joined: Vec<u8>) -> Block {
-        let mut records = Vec::with_capacity(joined.len() / 256 + 1);
-        let mut start = 0;
-        for end in memchr::memchr_iter(self.split.terminator, &joined) {
-            self.lines += 1;
-            if let Some(content) = self.content(&joined, start..end) {
-                records.push(Record { line: self.lines, content });
-            }
-            self.at_start = false;
-            start = end + 1;
-        }
-        Block { bytes: joined, records }
-    }
-
-    fn content(&mut self, bytes: &[u8], mut range: Range<usize>) -> Option<Content> {
-        if self.skipped > 0 {
-            return Some(Content::TooLong(std::mem::take(&mut self.skipped) + range.len() as u64));
-        }
-        let raw_length = range.len();
-        if raw_length > self.raw_bytes_max() {
-            return Some(Content::TooLong(raw_length as u64));
-        }
-        if self.at_start && bytes[range.clone()].starts_with(BOM) {
-            range.start += BOM.len();
-        }
-        if self.split.terminator == b'\n' && bytes[range.clone()].ends_with(b"\r") {
-            range.end -= 1;
-        }
-        if bytes[range.clone()].iter().all(u8::is_ascii_whitespace) {
-            return None;
-        }
-        if range.len() > self.split.line_bytes_max {
-            return Some(Content::TooLong(raw_length as u64));
-        }
-        Some(Content::Range(range))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn records(pieces: &[&[u8]], terminator: u8, line_bytes_max: usize) -> Vec<(u64, Result<Vec<u8>, u64>)> {
-        let mut splitter = Splitter::new(Split { terminator, line_bytes_max, hash: false });
-        let mut blocks: Vec<Block> = pieces.iter().map(|piece| splitter.feed(piece)).collect();
-        blocks.push(splitter.finish());
-        let mut take = |line, found: Found<'_>| match found {
-            Found::Record(bytes) => (line, Ok(bytes.to_vec())),
-            Found::TooLong(length) => (line, Err(length)),
-        };
-        blocks.iter().flat_map(|block| block.take(&mut take)).collect()
-    }
-
-    #[test]
-    fn bom_crlf_blank_lines_and_a_missing_end_are_understood() {
-        let found = records(&[b"\xef\xbb\xbfa\r\n\r\n  \nb\n\nlast"], b'\n', 99);
-        let expected: [(u64, &[u8]); 3] = [(1, b"a"), (4, b"b"), (6, b"last")];
-        assert_eq!(found, expected.map(|(line, text)| (line, Ok(text.to_vec()))));
-    }
-
-    #[test]
-    fn a_long_record_is_skipped_and_the_next_one_is_whole() {
-        assert_eq!(
-            records(&[b"a\n123456", b"789", b"0123456789\nb\n"], b'\n', 5),
-            [(1, Ok(b"a".to_vec())), (2, Err(19)), (3, Ok(b"b".to_vec()))]
-        );
-        assert_eq!(records(&[b"123456"], b'\n', 5), [(1, Err(6))]);
-        assert_eq!(records(&[b"12345\r\n"], b'\n', 5), [(1, Ok(b"12345".to_vec()))]);
-    }
-
-    #[test]
-    fn nul_separates_records_that_hold_newlines() {
-        assert_eq!(records(&[b"a\nb\0\0c\r"], 0, 99), [(1, Ok(b"a\nb".to_vec())), (3, Ok(b"c\r".to_vec()))]);
-    }
-
-    proptest! {
-        #[test]
-        fn pieces_never_matter(text in "[ab\\n\\r ]{0,60}", cuts in prop::collection::vec(0usize..60, 0..8), line_bytes_max in 1usize..9) {
-            let bytes = text.as_bytes();
-            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).chain([0, bytes.len()]).collect();
-            cuts.sort_unstable();
-            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
-            prop_assert_eq!(records(&pieces, b'\n', line_bytes_max), records(&[bytes], b'\n', line_bytes_max));
-        }
-    }
+/// What can go wrong with a source.
+enum Trouble {
+    Read(io::Error),
+    Copy(String, io::Error),
 }

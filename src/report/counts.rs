@@ -16,6 +16,7 @@ const MODELS_MAX: usize = 64;
 pub struct Counts {
     answered: AtomicU64,
     failed: AtomicU64,
+    replayed: AtomicU64,
     truncated: AtomicU64,
     empty: AtomicU64,
     other_model: AtomicU64,
@@ -53,6 +54,11 @@ impl Counts {
     /// Lines that have either.
     pub fn settled(&self) -> u64 {
         self.answered() + self.failed()
+    }
+
+    /// Those of them that were settled before this run.
+    pub fn replayed(&self) -> u64 {
+        self.replayed.load(Relaxed)
     }
 
     /// HTTP calls for lines.
@@ -102,11 +108,23 @@ impl Counts {
 
     /// Books one outcome.
     pub fn settled_one(&self, outcome: &Outcome, flags: Flags) {
+        if let Ok(answer) = &outcome.result {
+            add(&self.tokens_prompt, answer.tokens.prompt);
+            add(&self.tokens_completion, answer.tokens.completion);
+        }
+        self.any_one(outcome, flags);
+    }
+
+    /// Books one outcome that was paid for before this run.
+    pub fn replayed_one(&self, outcome: &Outcome, flags: Flags) {
+        add(&self.replayed, 1);
+        self.any_one(outcome, flags);
+    }
+
+    fn any_one(&self, outcome: &Outcome, flags: Flags) {
         match &outcome.result {
             Ok(answer) => {
                 add(&self.answered, 1);
-                add(&self.tokens_prompt, answer.tokens.prompt);
-                add(&self.tokens_completion, answer.tokens.completion);
                 for (counter, set) in [
                     (&self.truncated, flags.truncated),
                     (&self.empty, flags.empty),

@@ -55,6 +55,7 @@ fn summary(config: &Config, reporter: &Reporter, input: Option<InputFacts>, unse
         "settled": counts.settled(),
         "answered": counts.answered(),
         "failed": counts.failed(),
+        "replayed": counts.replayed(),
         "not_settled": unsettled,
         "failed_by_code": map(codes),
         "flags": map(flags),

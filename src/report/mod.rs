@@ -23,6 +23,7 @@ use crate::line::{Failure, Outcome};
 
 pub use counts::Counts;
 use progress::Progress;
+pub use progress::count as count_lines;
 
 /// Tells people how a run goes.
 #[derive(Debug)]
@@ -72,6 +73,11 @@ impl Reporter {
     /// A line is settled.
     pub fn settled(&self, outcome: &Outcome, flags: Flags) {
         self.counts.settled_one(outcome, flags);
+    }
+
+    /// A line was settled before this run, and its journal says how.
+    pub fn replayed(&self, outcome: &Outcome, flags: Flags) {
+        self.counts.replayed_one(outcome, flags);
     }
 
     /// A line failed, in a format that has no place for the reason.

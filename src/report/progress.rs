@@ -84,11 +84,15 @@ fn count_lines(files: Vec<File>, separator: Separator, total: &Arc<AtomicU64>) {
     let total = Arc::clone(total);
     let counting = move || {
         // Positioned reads: the reader shares the files' offsets.
-        let lines: Option<u64> = files.iter().map(|file| count_file(file, separator)).sum();
-        total.store(lines.unwrap_or(0), Relaxed);
+        total.store(count(&files, separator).unwrap_or(0), Relaxed);
     };
     // Without the count there is no total to show, and that is all.
     let _ = std::thread::Builder::new().name("counter".to_owned()).spawn(counting);
+}
+
+/// Lines of files that are not blank, when all of them can be read at any place.
+pub fn count(files: &[File], separator: Separator) -> Option<u64> {
+    files.iter().map(|file| count_file(file, separator)).sum()
 }
 
 fn count_file(file: &File, separator: Separator) -> Option<u64> {

@@ -11,6 +11,9 @@ pub fn line(counts: &Counts, seconds: f64, unsettled: u64, complete: bool, input
             counts.codes().iter().map(|(code, count)| format!("{} {count}", code.as_str())).collect();
         parts.push(format!("{} failed ({})", counts.failed(), codes.join(", ")));
     }
+    if counts.replayed() > 0 {
+        parts.push(format!("{} of them from the journal", counts.replayed()));
+    }
     parts.extend(counts.flags().iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")));
     if unsettled > 0 {
         parts.push(format!("{unsettled} not settled"));

@@ -4,7 +4,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Core, Ended, Event, Happening, MODEL_LOOK, Mode, format_seconds, outage};
+use super::{Core, Ended, Event, Happening, MODEL_LOOK, Mode, format_seconds, out_of_time, outage};
 use crate::api::transport::{Page, Transport};
 use crate::flow::{Permit, backoff};
 
@@ -39,8 +39,7 @@ impl<T: Transport> Core<'_, T> {
         }
         let state = self.endpoint.permit(now);
         let permit = if let Permit::Wait(at) = state { Some(at) } else { None };
-        let slot_free = self.in_flight.len() < self.endpoint.limit.current();
-        let retry = self.retries.peek().filter(|_| slot_free && !self.asking.holds_sends());
+        let retry = self.retries.peek().filter(|_| self.has_slot() && !self.asking.holds_sends());
         let retry = retry.and_then(|ticket| match state {
             Permit::Free if ticket.unspent => Some(ticket.due),
             Permit::Free => Some(ticket.due.max(self.budget_at)),
@@ -51,7 +50,13 @@ impl<T: Transport> Core<'_, T> {
         let may_ask = self.wants_dialect() && matches!(state, Permit::Free | Permit::Probe);
         let dialect = may_ask.then_some(self.dialect_at);
         let stalled = self.stall_ends_at().filter(|_| self.stall_counts());
-        [permit, retry, dialect, stalled, self.asking.wake_at()].into_iter().flatten().min()
+        [permit, retry, dialect, stalled, self.asking.wake_at(), self.stop_sending_at()].into_iter().flatten().min()
+    }
+
+    /// When what is sent could no longer be waited for: as long before the deadline as a drain may take, but never
+    /// more than half of the time there is.
+    fn stop_sending_at(&self) -> Option<Duration> {
+        self.settings.deadline.map(|deadline| deadline.saturating_sub(self.settings.drain.min(deadline / 2)))
     }
 
     pub(super) fn tick<M: Mode>(&mut self, mode: &mut M) -> Option<Ended> {
@@ -60,6 +65,10 @@ impl<T: Transport> Core<'_, T> {
             return Some(self.ended());
         }
         if self.sends() {
+            if self.stop_sending_at().is_some_and(|at| now >= at) {
+                self.halt_run(out_of_time("the deadline is near: nothing more is sent".to_owned()), mode);
+                return None;
+            }
             self.look_after_dialect(now);
             self.look_after_token(now, mode);
             self.look_after_outage(now, mode);
@@ -129,13 +138,14 @@ impl<T: Transport> Core<'_, T> {
     /// The endpoint asks for a pause. One that outlasts our patience ends the run now rather than later.
     pub(super) fn gate<M: Mode>(&mut self, wait: Duration, mode: &mut M) {
         self.endpoint.gate(self.now() + backoff::with_jitter(wait, fastrand::f64()));
-        if self.settings.outage_max.is_some_and(|max| wait > max) {
+        let asks = || {
             let until = humantime::format_rfc3339_seconds(std::time::SystemTime::now() + wait);
-            let message = format!(
-                "the service asks to wait {}, until {until}, which is longer than --max-outage",
-                format_seconds(wait)
-            );
-            self.halt_run(outage(message), mode);
+            format!("the service asks to wait {}, until {until}, which is", format_seconds(wait))
+        };
+        if self.stop_sending_at().is_some_and(|at| self.now() + wait >= at) {
+            self.halt_run(out_of_time(format!("{} past the deadline", asks())), mode);
+        } else if self.settings.outage_max.is_some_and(|max| wait > max) {
+            self.halt_run(outage(format!("{} longer than --max-outage", asks())), mode);
         }
     }
 }

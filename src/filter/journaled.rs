@@ -1,0 +1,290 @@
+//! The filter with a journal, as the engine sees it: what the journal answers is not asked; what is asked leaves its
+//! slot only when the answer is durable.
+//!
+//! Invariants: nothing is shown of a line before its record is committed; the window holds where records lie, not the
+//! records; a record that is read is compared with the whole key before it is used.
+
+mod leaving;
+mod parts;
+
+use std::task::{Context, Poll};
+
+use super::intake::Intake;
+use super::ledger::{Ledger, Why};
+use super::settings_guard::{Guard, Judgement};
+use super::understanding::{Understood, with_hint};
+use super::window::{Weight, Window};
+use crate::engine::{Delta, Event, Key, Mode, Slot, Work};
+use crate::exit::{Exit, Stop};
+use crate::journal::{self, Committed, Journal, Known, Line, Note, Records, Settings};
+use crate::line::completion::Flags;
+use crate::line::{BadLine, Correlation, ErrorCode, Form, Outcome, Request};
+
+pub use parts::{Parts, Rest, Sink};
+
+/// So many lines are replayed before others get their turn.
+const REPLAYED_AT_ONCE: usize = 64;
+
+/// An input line that has been let in and not yet gone out.
+#[derive(Debug)]
+pub struct Pending {
+    line: u64,
+    key: journal::Key,
+    form: Option<Form>,
+    correlation: Option<Correlation>,
+    /// The input record, when it may be needed again.
+    record: Option<Box<[u8]>>,
+    /// Whether the outcome was in the journal before.
+    replayed: bool,
+    /// Whether its slot is held until the outcome is durable.
+    holds_slot: bool,
+}
+
+/// The filter's side of a run with a journal.
+#[derive(Debug)]
+pub struct Journaled<'r> {
+    intake: Intake,
+    guard: Guard,
+    window: Window<Pending, u64>,
+    journal: Journal,
+    known: Known,
+    settings: Settings,
+    records: Records,
+    sink: Sink,
+    ledger: Ledger<'r>,
+    committed: Vec<Committed>,
+    freed: usize,
+    parsed_any: bool,
+    /// Whether this run has recorded anything about a line.
+    recorded: bool,
+    /// The line that is being rendered.
+    line: Vec<u8>,
+}
+
+impl<'r> Journaled<'r> {
+    /// Joins the parts.
+    pub fn new(parts: Parts, ledger: Ledger<'r>) -> Self {
+        let Parts { intake, guard, window, journal, known, settings, records, sink } = parts;
+        Self {
+            intake,
+            guard,
+            window,
+            journal,
+            known,
+            settings,
+            records,
+            sink,
+            ledger,
+            committed: Vec::new(),
+            freed: 0,
+            parsed_any: false,
+            recorded: false,
+            line: Vec::new(),
+        }
+    }
+
+    /// Ends the mode. What waits to be committed is waited for, unless the journal has failed.
+    pub async fn finish(mut self) -> Rest {
+        while !self.journal.is_settled() && !self.has_failed() {
+            self.journal.flush();
+            std::future::poll_fn(|cx| self.poll_journal(cx)).await;
+        }
+        let (mut unsettled, mut unsettled_records) = (0, Vec::new());
+        let window = std::mem::replace(&mut self.window, Window::new(super::Order::Input, 0, 0));
+        for entry in window.give_up() {
+            match entry {
+                Ok(left) => self.leave(left),
+                Err(pending) => {
+                    unsettled += 1;
+                    unsettled_records.extend(pending.record);
+                }
+            }
+        }
+        Rest {
+            journal: self.journal,
+            known: self.known,
+            sink: self.sink,
+            why: self.ledger.into_why(),
+            unsettled,
+            unsettled_records,
+            intake: self.intake,
+            recorded: self.recorded,
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.ledger.has_stopped()
+    }
+
+    fn fail(&mut self, stop: impl Into<Stop>) {
+        self.ledger.fail(Why::Stop(stop.into()));
+    }
+
+    /// Lets a record in: its request, unless the journal answers it or it settles as an error at once.
+    fn take(&mut self, understood: Understood) -> Option<Work> {
+        let Understood { line, weight_bytes, record, hash, request } = understood;
+        if !self.parsed_any && matches!(&request, Err(bad) if bad.failure.code == ErrorCode::NoModel) {
+            self.ledger.stop(Why::NoModel);
+            return None;
+        }
+        let first = !std::mem::replace(&mut self.parsed_any, true);
+        let (key, found) = match self.known.index.claim(&hash) {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.fail(Stop::new(Exit::Input, format!("line {line}: {error}")));
+                return None;
+            }
+        };
+        let (form, correlation) = match &request {
+            Ok(request) => (Some(request.form), request.correlation.clone()),
+            Err(bad) => (bad.form, bad.correlation.clone()),
+        };
+        let kept_bytes = record.as_ref().map_or(0, |record| record.len());
+        let holds_slot = request.is_ok() && found.is_none();
+        let pending = Pending { line, key, form, correlation, record, replayed: found.is_some(), holds_slot };
+        let request_bytes = if holds_slot { weight_bytes } else { 0 };
+        let token = self.window.admit(pending, Weight { request_bytes, kept_bytes });
+        match (found, request) {
+            (Some(offset), _) => {
+                self.leave_window(token, offset);
+                None
+            }
+            (None, Ok(request)) => Some(Work { key: Key(token), request }),
+            (None, Err(bad)) => {
+                self.bad_line(token, if first { with_hint(bad) } else { bad });
+                None
+            }
+        }
+    }
+
+    fn bad_line(&mut self, token: u64, bad: BadLine) {
+        let outcome = Outcome { result: Err(bad.failure), attempts: 0, seconds: 0.0 };
+        self.record(token, None, Flags::default(), &outcome);
+    }
+
+    /// Appends the outcome of a line, and books it.
+    fn record(&mut self, token: u64, model: Option<&str>, flags: Flags, outcome: &Outcome) {
+        let Some(pending) = self.window.pending(token) else { return };
+        let line = Line {
+            line: pending.line,
+            key: pending.key,
+            form: pending.form,
+            correlation: pending.correlation.as_ref(),
+        };
+        self.journal.append(Some(token), |record| line.push_outcome(record, model, flags, outcome));
+        self.recorded = true;
+        let number = line.line;
+        self.ledger.book(number, outcome, flags);
+    }
+
+    fn committed(&mut self, committed: Committed) {
+        let Some(pending) = self.window.pending(committed.token) else { return };
+        self.freed += usize::from(pending.holds_slot);
+        self.known.index.insert(&pending.key, committed.offset);
+        self.known.places.set_met(pending.line, committed.offset);
+        self.leave_window(committed.token, committed.offset);
+    }
+
+    /// Ready when something was committed, or the journal has failed.
+    fn poll_journal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut committed = std::mem::take(&mut self.committed);
+        let Poll::Ready(result) = self.journal.poll_committed(cx, &mut committed) else {
+            self.committed = committed;
+            return Poll::Pending;
+        };
+        match result {
+            Ok(()) => committed.drain(..).for_each(|record| self.committed(record)),
+            Err(error) => self.fail(error),
+        }
+        self.committed = committed;
+        Poll::Ready(())
+    }
+
+    fn poll_writer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Sink::Stdout { writer, .. } = &mut self.sink else { return Poll::Pending };
+        while let Poll::Ready(result) = writer.poll_written(cx) {
+            match result {
+                Ok(amount) => self.window.written(amount.lines, amount.bytes),
+                Err(error) => {
+                    self.ledger.fail(Why::Stdout(error));
+                    return Poll::Ready(());
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The next record, behind the guard over the settings.
+    fn poll_understood(&mut self, cx: &mut Context<'_>) -> Poll<Option<Understood>> {
+        let index = &self.known.index;
+        match self.guard.poll_next(
+            &mut self.intake,
+            |hash| index.get(&journal::Key { hash: *hash, nth: 0 }).is_some(),
+            cx,
+        ) {
+            Poll::Ready(Judgement::Next(understood)) => Poll::Ready(understood.map(|understood| *understood)),
+            Poll::Ready(Judgement::Refuse(stop)) => {
+                self.ledger.stop(Why::Stop(stop));
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Mode for Journaled<'_> {
+    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
+        for _ in 0..REPLAYED_AT_ONCE {
+            if !self.window.has_room() || self.ledger.ends() {
+                return Poll::Pending;
+            }
+            match self.poll_understood(cx) {
+                Poll::Ready(Some(understood)) => {
+                    if let Some(work) = self.take(understood) {
+                        return Poll::Ready(Some(work));
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
+        let flags = outcome.result.as_ref().map_or_else(|_| Flags::default(), |answer| Flags::of(answer, request));
+        self.record(key.0, Some(&request.model), flags, &outcome);
+        Slot::Held
+    }
+
+    fn take_freed(&mut self) -> usize {
+        std::mem::take(&mut self.freed)
+    }
+
+    fn delta(&mut self, _: Delta) {}
+
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn event(&mut self, event: Event) {
+        if let Event::DialectFound(dialect) = &event {
+            self.settings.dialect = Some(dialect.name().to_owned());
+            self.journal.note(&Note::Settings(self.settings.clone()));
+        }
+        self.ledger.reporter().event(&event);
+    }
+
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.poll_journal(cx).is_ready() && !self.has_failed() {}
+        if self.poll_writer(cx).is_ready() || self.has_failed() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn idle(&mut self) {
+        self.journal.flush();
+        if let Sink::Stdout { writer, .. } = &mut self.sink {
+            writer.flush();
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! A line's way out of the window: its record is durable, is read back, and is shown, or kept for the second pass.
+
+use super::super::window::Left;
+use super::super::writer::Amount;
+use super::{Journaled, Pending, Sink};
+use crate::journal::{Line, Settled};
+use crate::line::completion::About;
+use crate::line::{Correlation, Outcome};
+
+impl Journaled<'_> {
+    pub(super) fn leave_window(&mut self, token: u64, offset: u64) {
+        let mut leaving = Vec::new();
+        self.window.settle(token, offset, 0, &mut |left| leaving.push(left));
+        leaving.into_iter().for_each(|left| self.leave(left));
+    }
+
+    /// A line's turn has come: its record is durable.
+    pub(super) fn leave(&mut self, left: Left<Pending, u64>) {
+        let Left { item: pending, output: offset, bytes } = left;
+        if self.has_failed() {
+            return;
+        }
+        if !pending.replayed && matches!(self.sink, Sink::Later { failed_lines: None }) {
+            // Nothing is shown of it now, and all is known of it.
+            return self.window.written(1, bytes);
+        }
+        match self.records.outcome(offset, &pending.key) {
+            Ok((settled, outcome)) => {
+                if pending.replayed {
+                    self.ledger.book_replayed(pending.line, &outcome, settled.flags);
+                    self.place(&pending, &settled, offset);
+                }
+                self.show(&pending, &settled, &outcome, bytes);
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Writes down that an answer is another line's now, if no record says so yet.
+    fn place(&mut self, pending: &Pending, settled: &Settled, offset: u64) {
+        let id = |correlation: &Option<Correlation>| {
+            correlation.as_ref().map(|correlation| (correlation.field, correlation.value.clone()))
+        };
+        let same_id =
+            |recorded: &Settled| recorded.form == pending.form && id(&recorded.correlation) == id(&pending.correlation);
+        let told = match self.known.places.get(pending.line) {
+            Some(place) if place == offset => same_id(settled),
+            Some(place) => {
+                let placed = self.records.settled(place);
+                placed.is_ok_and(|placed| placed.head.key == pending.key && same_id(&placed))
+            }
+            None => false,
+        };
+        if told {
+            return self.known.places.meet(pending.line);
+        }
+        let correlation = pending.correlation.as_ref();
+        let line = Line { line: pending.line, key: pending.key, form: pending.form, correlation };
+        self.journal.append(None, |record| line.push_placed(record));
+        self.known.places.set_met(pending.line, offset);
+        self.recorded = true;
+    }
+
+    fn show(&mut self, pending: &Pending, settled: &Settled, outcome: &Outcome, bytes: usize) {
+        if let (Err(failure), Some(file)) = (&outcome.result, self.sink.failed_lines()) {
+            self.ledger.note_left_out(pending.line, failure, true);
+            pending.record.iter().for_each(|record| file.push(record));
+        }
+        let Sink::Stdout { writer, style, .. } = &mut self.sink else {
+            return self.window.written(1, bytes);
+        };
+        let about = About {
+            line: pending.line,
+            form: pending.form,
+            correlation: pending.correlation.as_ref(),
+            model: settled.model.as_deref(),
+            flags: settled.flags,
+            record: pending.record.as_deref(),
+        };
+        self.line.clear();
+        style.render(&about, outcome, &mut self.line);
+        self.window.add_bytes(self.line.len());
+        writer.push(&self.line, Amount { lines: 1, bytes: bytes + self.line.len() });
+    }
+}

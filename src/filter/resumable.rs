@@ -1,0 +1,219 @@
+//! A run with a journal, from its opening to its end: `--journal J` to stdout, `--output F` into a file.
+
+mod ending;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::intake::Intake;
+use super::journaled::{Journaled, Parts, Sink};
+use super::ledger::Why;
+use super::reader::{self, Copy, Source};
+use super::result::{self, Place, SecondReading};
+use super::settings_guard::Guard;
+use super::window::Window;
+use super::writer::Writer;
+use super::{Stage, engine_settings, ledger, split, stdout_stop, style, understanding, window_lines_max};
+use crate::config::{Config, Destination, JournalConfig, Order};
+use crate::connection;
+use crate::engine;
+use crate::exit::{Exit, Stop};
+use crate::journal::lock::Holder;
+use crate::journal::publish::{self, Exclusive};
+use crate::journal::{self, Closed, Journal, Known, Note, Opened, Options, Settings, Shard};
+use crate::line::escape::shown;
+
+/// F, and what stood there before the first line was read.
+struct Target {
+    path: PathBuf,
+    how: Exclusive,
+    place: Place,
+}
+
+/// Runs the filter with a journal to its end.
+pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
+    let target = match &stage.config.output.destination {
+        Destination::File(path) => Some(path.clone()),
+        Destination::Stdout => None,
+    };
+    if let Some(path) = target.as_ref().filter(|_| !stage.config.output.force) {
+        // Without a journal nothing there can be ours; to find out must not leave a journal behind.
+        result::refuse_strangers(path, &wish.path)?;
+    }
+    let settings = settings(&stage.config);
+    let Opened { journal, known, cut_bytes } = Journal::open(options(wish, &settings)?).await?;
+    if cut_bytes > 0 {
+        stage.reporter.warn(&format!(
+            "the last {cut_bytes} bytes of {} were an unfinished record, and were cut: its line is asked again",
+            shown(&wish.path)
+        ));
+    }
+    let mut run = Run { stage, settings, target: None, journal: Some(journal), before: None, copy: None };
+    let result = run.through(known, target).await;
+    // Whatever happened, the lock is given back.
+    let discard = run.stage.config.output.discard_journal && run.target.is_some() && is_finished(&result);
+    match run.journal.take() {
+        Some(journal) => journal.close(discard).await.map_err(Stop::from).and(result),
+        None => result,
+    }
+}
+
+fn is_finished(result: &Result<Exit, Stop>) -> bool {
+    matches!(result, Ok(Exit::Answered | Exit::SomeFailed))
+}
+
+fn options(wish: &JournalConfig, settings: &Settings) -> Result<Options, Stop> {
+    let holder = Holder::this_process(wish.job.clone())
+        .map_err(|error| Stop::new(Exit::Io, format!("find out who this process is: {error}")))?;
+    Ok(Options {
+        path: wish.path.clone(),
+        holder,
+        settings: settings.clone(),
+        fresh: wish.fresh,
+        retry_failed: wish.retry_failed,
+    })
+}
+
+/// What this run's lines get that do not say so themselves.
+fn settings(config: &Config) -> Settings {
+    let defaults = &config.defaults;
+    Settings {
+        base_url: config.service.base_url.as_str().to_owned(),
+        dialect: config.service.dialect.map(|dialect| dialect.name().to_owned()),
+        model: defaults.model.clone(),
+        system: defaults.system.clone(),
+        params: defaults.params.iter().map(|(name, value)| (name.clone(), value.get().to_owned())).collect(),
+        input: format!("{:?}", config.input.form).to_lowercase(),
+        shard: config.input.shard.map(|shard| Shard { index: shard.index, count: shard.count }),
+    }
+}
+
+/// A run under way.
+struct Run {
+    stage: Stage,
+    settings: Settings,
+    target: Option<Target>,
+    journal: Option<Journal>,
+    /// How the run before ended.
+    before: Option<Closed>,
+    /// The copy of the input, when there is one.
+    copy: Option<PathBuf>,
+}
+
+impl Run {
+    async fn through(&mut self, mut known: Known, target: Option<PathBuf>) -> Result<Exit, Stop> {
+        if let Some(path) = target {
+            self.target = Some(self.open_target(path, &known).await?);
+        }
+        self.before = known.closed.take();
+        let guard = self.guard(&known);
+        let sources = std::mem::take(&mut self.stage.sources);
+        let (second, copy) = self.second_reading(&sources, &known).await?;
+        let understanding = understanding(&self.stage.config);
+        let input =
+            reader::spawn(sources, split(&self.stage.config), copy, move |line, found| understanding.of(line, found))
+                .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
+        let parts = self.parts(Intake::new(input), guard, known).await?;
+        let stage = &self.stage;
+        let mut mode = Journaled::new(parts, ledger(stage));
+        let ended = engine::run(engine_settings(&stage.config), &stage.client, &mut mode, &stage.shutdown).await;
+        let rest = mode.finish().await;
+        if matches!(rest.why, Some(Why::NoModel)) {
+            self.journal = Some(rest.journal);
+            return Err(connection::no_model(&self.stage.client).await);
+        }
+        self.end(ended, rest, second).await
+    }
+
+    fn journal(&mut self) -> Result<&mut Journal, Stop> {
+        self.journal.as_mut().ok_or_else(|| journal::Error::Gone.into())
+    }
+
+    async fn open_target(&mut self, path: PathBuf, known: &Known) -> Result<Target, Stop> {
+        let place = result::look(&path, known, self.stage.config.output.force)?;
+        let probed = path.clone();
+        let how = self.journal()?.run(move |_| publish::probe(&probed).map_err(journal::Error::from)).await?;
+        Ok(Target { path, how, place })
+    }
+
+    /// Watches over settings that differ from those under which the journal's answers were given.
+    fn guard(&self, known: &Known) -> Guard {
+        let differences = known.settings.as_ref().map_or(Vec::new(), |before| before.difference(&self.settings));
+        if differences.is_empty() || known.answers == 0 {
+            return Guard::open();
+        }
+        let limits = &self.stage.config.limits;
+        Guard::watching(differences, window_lines_max(&self.stage.config), limits.window_bytes_max)
+    }
+
+    /// Prepares the second reading that F needs: of the files themselves, or of a copy that is made on the way.
+    async fn second_reading(
+        &mut self,
+        sources: &[Source],
+        known: &Known,
+    ) -> Result<(Option<SecondReading>, Option<Copy>), Stop> {
+        let (Some(_), Some(path)) = (&self.target, self.stage.config.output.input_copy_path()) else {
+            return Ok((None, None));
+        };
+        let again: Result<Vec<_>, _> = sources.iter().map(Source::again).collect();
+        let again = again.map_err(|error| Stop::new(Exit::Io, format!("look at the input: {error}")))?;
+        if let Some(files) = again.into_iter().collect() {
+            return Ok((Some(SecondReading::Again(files)), None));
+        }
+        let copy_inode = known.copy_inode;
+        let opened = path.clone();
+        let file = self.journal()?.run(move |keeper| open_copy(keeper, &opened, copy_inode)).await?;
+        let second =
+            file.try_clone().map_err(|error| Stop::new(Exit::Io, format!("read {}: {error}", shown(&path))))?;
+        self.copy = Some(path.clone());
+        let name = shown(&path);
+        Ok((Some(SecondReading::Copy { path, file: second }), Some(Copy { name, file })))
+    }
+
+    async fn parts(&mut self, intake: Intake, guard: Guard, known: Known) -> Result<Parts, Stop> {
+        let records = self.journal()?.run(|keeper| keeper.records()).await?;
+        let stage = &mut self.stage;
+        let failed_lines = stage.failed_lines.take();
+        let sink = match self.target {
+            Some(_) => Sink::Later { failed_lines },
+            None => {
+                let writer = Writer::to_stdout().map_err(stdout_stop)?;
+                Sink::Stdout { writer, style: style(&stage.config), failed_lines }
+            }
+        };
+        let order = if self.target.is_some() { Order::Input } else { stage.config.output.order };
+        Ok(Parts {
+            intake,
+            guard,
+            window: Window::new(order, window_lines_max(&stage.config), stage.config.limits.window_bytes_max),
+            journal: self.journal.take().ok_or(journal::Error::Gone)?,
+            known,
+            settings: self.settings.clone(),
+            records,
+            sink,
+        })
+    }
+}
+
+/// Opens F.input, empty: a new one, or the one that an earlier run has left.
+fn open_copy(keeper: &mut journal::Keeper, path: &Path, ours: Option<u64>) -> Result<File, Stop> {
+    let failed = |error: std::io::Error| Stop::new(Exit::Io, format!("write {}: {error}", shown(path)));
+    let mut options = OpenOptions::new();
+    let file = match options.read(true).write(true).create_new(true).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            options.create_new(false).open(path).map_err(failed)?
+        }
+        opened => opened.map_err(failed)?,
+    };
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.len() > 0 && ours != Some(metadata.ino()) {
+        return Err(Stop::usage(format!("{} exists, and a copy of the input must be kept there", shown(path)))
+            .way_out("move it away, or name another output"));
+    }
+    file.set_len(0).map_err(failed)?;
+    if ours != Some(metadata.ino()) {
+        keeper.note(&[Note::Copy { inode: metadata.ino() }])?;
+    }
+    Ok(file)
+}

@@ -1,0 +1,145 @@
+//! The end of a run with a journal: F is rendered when every line is settled, and what happened is written down and told.
+
+use super::super::closing::{Closing, Facts};
+use super::super::journaled::{Rest, Sink};
+use super::super::ledger::Why;
+use super::super::reader::End;
+use super::super::result::{Place, Rendering, SecondReading};
+use super::super::{is_regular, split, style, understanding};
+use super::Run;
+use crate::engine::Ended;
+use crate::exit::{Exit, Stop};
+use crate::journal::{Closed, Known, Note};
+use crate::line::escape::shown;
+
+impl Run {
+    fn closing(&self) -> Closing<'_> {
+        let stage = &self.stage;
+        Closing { config: &stage.config, reporter: &stage.reporter, shutdown: &stage.shutdown }
+    }
+
+    pub(super) async fn end(&mut self, ended: Ended, rest: Rest, second: Option<SecondReading>) -> Result<Exit, Stop> {
+        let Rest { journal, known, sink, why, unsettled, unsettled_records, mut intake, recorded } = rest;
+        self.journal = Some(journal);
+        let complete = ended == Ended::Complete && why.is_none() && unsettled == 0;
+        let (writer, mut failed_lines) = match sink {
+            Sink::Stdout { writer, failed_lines, .. } => (Some(writer), failed_lines),
+            Sink::Later { failed_lines } => (None, failed_lines),
+        };
+        if let Some(file) = failed_lines.as_mut().filter(|_| !complete) {
+            unsettled_records.iter().for_each(|record| file.push(record));
+            // A pipe may never end; a file's rest is as unsettled as what was in flight.
+            let wait = self.stage.config.input.files.iter().all(is_regular);
+            intake.drain(wait, |understood| understood.record.iter().for_each(|record| file.push(record))).await;
+        }
+        let end = intake.end().cloned();
+        let (why, written) = match (why, writer) {
+            (Some(Why::Stdout(error)), _) => (None, Err(error)),
+            (why, Some(writer)) => (why, self.closing().write_out(writer).await),
+            (why, None) => (why, Ok(())),
+        };
+        let read_whole = end.as_ref().is_some_and(|end| end.error.is_none());
+        let closed = match complete && read_whole {
+            true => self.complete(known, end.as_ref(), recorded, second).await,
+            false => self.interrupted(end.as_ref()).await,
+        };
+        let closing = self.closing();
+        let facts = Facts { ended: &ended, why: why.as_ref(), unsettled, end: end.as_ref() };
+        let files =
+            closing.judge_written(written).and_then(|status| closing.finish_failed(failed_lines).map(|()| status));
+        // What went wrong first is what is told; a failed journal or result comes before a failed line.
+        let exit = match (facts.why, files, closed) {
+            (Some(Why::Stop(stop)), _, _) => Err(stop.clone()),
+            (_, Err(stop), _) | (_, Ok(_), Err(stop)) => Err(stop),
+            (_, Ok(Some(exit)), Ok(())) => Ok(exit),
+            (_, Ok(None), Ok(())) => closing.judge(&facts),
+        };
+        if !complete && exit.is_ok() {
+            self.tell_how_to_go_on();
+        }
+        self.closing().tell(&facts, &exit)?;
+        exit
+    }
+
+    fn closed(&self, complete: bool, end: Option<&End>) -> Closed {
+        let counts = self.stage.reporter.counts();
+        Closed {
+            complete,
+            input_lines: end.map(|end| end.lines),
+            input_sha256: end.and_then(|end| end.sha256.clone()),
+            answered: counts.answered(),
+            failed: counts.failed(),
+            style: self.target.as_ref().map(|_| style(&self.stage.config).name()),
+            result: None,
+        }
+    }
+
+    /// Every line is settled: F is rendered, unless it is there as it would be.
+    async fn complete(
+        &mut self,
+        mut known: Known,
+        end: Option<&End>,
+        recorded: bool,
+        second: Option<SecondReading>,
+    ) -> Result<(), Stop> {
+        let voids: Vec<Note> = known.places.unmet().into_iter().map(|line| Note::Void { line }).collect();
+        let closed = self.closed(true, end);
+        let unchanged = !recorded && voids.is_empty();
+        let (Some(target), Some(input), Some(first)) = (&self.target, second, end.cloned()) else {
+            return self.note(voids.into_iter().chain([Note::Closed(closed)]).collect()).await;
+        };
+        let before = self.before.as_ref().filter(|before| unchanged && before.complete);
+        if let (Place::Ours(result), Some(before)) = (&target.place, before)
+            && *before == (Closed { result: Some(result.clone()), ..closed.clone() })
+        {
+            self.stage.reporter.warn(&format!("{} is already complete; nothing was sent", shown(&target.path)));
+            let closed = before.clone();
+            self.note(vec![Note::Closed(closed)]).await?;
+            return self.remove_copy();
+        }
+        let config = &self.stage.config;
+        let rendering = Rendering {
+            target: target.path.clone(),
+            how: target.how,
+            place: target.place.clone(),
+            style: style(config),
+            split: split(config),
+            understanding: understanding(config),
+            input,
+            first,
+            settled: closed.answered + closed.failed,
+            closed,
+        };
+        self.note(voids).await?;
+        self.journal()?.run(move |keeper| rendering.run(keeper, &mut known)).await?;
+        self.remove_copy()
+    }
+
+    async fn note(&mut self, notes: Vec<Note>) -> Result<(), Stop> {
+        if notes.is_empty() {
+            return Ok(());
+        }
+        Ok(self.journal()?.run(move |keeper| keeper.note(&notes).map(|_| ())).await?)
+    }
+
+    fn remove_copy(&mut self) -> Result<(), Stop> {
+        match self.copy.take() {
+            Some(path) => std::fs::remove_file(&path)
+                .map_err(|error| Stop::new(Exit::Io, format!("remove {}: {error}", shown(&path)))),
+            None => Ok(()),
+        }
+    }
+
+    async fn interrupted(&mut self, end: Option<&End>) -> Result<(), Stop> {
+        let closed = self.closed(false, end);
+        self.note(vec![Note::Closed(closed)]).await
+    }
+
+    fn tell_how_to_go_on(&self) {
+        let stage = &self.stage;
+        let settled = stage.reporter.counts().settled();
+        let whole = stage.config.input.shard.is_none().then(|| stage.count_lines()).flatten();
+        let of = whole.map_or(String::new(), |lines| format!(" of {lines}"));
+        stage.reporter.warn(&format!("{settled}{of} lines are settled; run the same command to go on"));
+    }
+}
