@@ -41,6 +41,11 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
         // Without a journal nothing there can be ours; to find out must not leave a journal behind.
         result::refuse_strangers(path, &wish.path)?;
     }
+    let folder = publish::folder_of(&wish.path);
+    if !folder.is_dir() {
+        return Err(Stop::new(Exit::Io, format!("the folder {} is not there", shown(folder)))
+            .way_out("make it, or name a file in another one"));
+    }
     let settings = settings(&stage.config);
     let Opened { journal, known, cut_bytes } = Journal::open(options(wish, &settings)?).await?;
     if cut_bytes > 0 {

@@ -79,7 +79,7 @@ pub enum LockError {
         /// The lock.
         path: PathBuf,
         /// Who holds it, when the file says so.
-        holder: Option<Holder>,
+        holder: Option<Box<Holder>>,
         /// When that was known for sure, by the file server's clock.
         age: Duration,
     },
@@ -89,7 +89,7 @@ pub enum LockError {
         /// The lock.
         path: PathBuf,
         /// Who holds it now, when the file says so.
-        holder: Option<Holder>,
+        holder: Option<Box<Holder>>,
     },
     /// An operation failed, which says nothing about who holds the lock.
     #[error("{action}: {source}")]
@@ -111,11 +111,11 @@ impl LockError {
     }
 }
 
-fn named(holder: &Option<Holder>) -> String {
-    holder.as_ref().map_or_else(|| "a process that left no name".to_owned(), Holder::to_string)
+fn named(holder: &Option<Box<Holder>>) -> String {
+    holder.as_ref().map_or_else(|| "a process that left no name".to_owned(), ToString::to_string)
 }
 
-fn lost_to(holder: &Option<Holder>) -> String {
+fn lost_to(holder: &Option<Box<Holder>>) -> String {
     holder.as_ref().map_or_else(|| "(somebody removed it)".to_owned(), |holder| format!("to {holder}"))
 }
 
@@ -225,7 +225,7 @@ impl Lock {
 
     fn lost(&self) -> LockError {
         let entry = claim::open(&self.path).ok().flatten().and_then(|file| claim::read(&file).ok().flatten());
-        LockError::Lost { path: self.path.clone(), holder: entry.map(|entry| entry.holder) }
+        LockError::Lost { path: self.path.clone(), holder: entry.map(|entry| Box::new(entry.holder)) }
     }
 }
 

@@ -19,7 +19,8 @@ use bytes::Bytes;
 
 use super::key::{Key, parse_hex, push_hex};
 use crate::line::completion::Flags;
-use crate::line::fields::{Fields, decode_string, push_field, push_name, push_string};
+use crate::line::fields::{Fields, decode_name, decode_string, push_field, push_name, push_string};
+use crate::line::json::{Cursor, Malformed};
 use crate::line::{Answer, Correlation, ErrorCode, Failure, Form, IdField, Outcome};
 
 const PLACED: &str = "placed";
@@ -101,12 +102,14 @@ impl Line<'_> {
         }
         if let Some(correlation) = self.correlation {
             push_name(record, correlation.field.name());
-            let start = record.len();
-            record.extend_from_slice(correlation.value.as_bytes());
             // Blanks between the tokens of an id may be line ends, when NUL ends the records of the input.
-            record[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+            record.extend(correlation.value.bytes().map(in_one_line));
         }
     }
+}
+
+fn in_one_line(byte: u8) -> u8 {
+    if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }
 }
 
 fn write(record: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
@@ -116,20 +119,25 @@ fn write(record: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
 impl Head {
     /// Reads the first members of a line record; `None` when it is none.
     pub fn parse(payload: &str) -> Option<Self> {
-        let rest = payload.strip_prefix("{\"line\":")?;
-        let (line, rest) = rest.split_once(",\"key\":\"")?;
-        let (hash, rest) = rest.split_at_checked(64)?;
-        let rest = rest.strip_prefix("\",\"nth\":")?;
-        let (nth, rest) = rest.split_once(",\"outcome\":\"")?;
-        let (outcome, _) = rest.split_once('"')?;
+        let (line, rest) = number(payload.strip_prefix("{\"line\":")?)?;
+        let (hash, rest) = rest.strip_prefix(",\"key\":\"")?.split_at_checked(64)?;
+        let (nth, rest) = number(rest.strip_prefix("\",\"nth\":")?)?;
+        let rest = rest.strip_prefix(",\"outcome\":\"")?;
+        let (outcome, _) = rest.split_at_checked(memchr::memchr(b'"', rest.as_bytes())?)?;
         let kind = match outcome {
             ANSWER => Kind::Answer,
             PLACED => Kind::Placed,
             code => Kind::Failed(ErrorCode::from_name(code)?),
         };
-        let key = Key { hash: parse_hex(hash)?, nth: nth.parse().ok()? };
-        Some(Self { line: line.parse().ok()?, key, kind })
+        Some(Self { line, key: Key { hash: parse_hex(hash)?, nth: nth.try_into().ok()? }, kind })
     }
+}
+
+/// A decimal number and what follows it.
+fn number(text: &str) -> Option<(u64, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, rest) = text.split_at_checked(digits)?;
+    Some((number.parse().ok()?, rest))
 }
 
 /// A whole line record.
@@ -150,10 +158,21 @@ pub struct Settled {
 }
 
 impl Settled {
+    /// Whether the record tells of a line of this shape and id.
+    pub fn is_about(&self, form: Option<Form>, correlation: Option<&Correlation>) -> bool {
+        let same_id = match (&self.correlation, correlation) {
+            (Some(own), Some(other)) => {
+                own.field == other.field && own.value.bytes().eq(other.value.bytes().map(in_one_line))
+            }
+            (own, other) => own.is_none() && other.is_none(),
+        };
+        self.form == form && same_id
+    }
+
     /// Reads a line record. The error says what is wrong with it.
     pub fn parse(payload: &str) -> Result<Self, String> {
         let head = Head::parse(payload).ok_or("it is no record of a line")?;
-        let fields = Fields::parse(payload)?;
+        let (fields, answer) = split_answer(payload)?;
         let correlation = [IdField::CustomId, IdField::Id]
             .into_iter()
             .find_map(|field| Some(Correlation { field, value: fields.get(field.name())?.into() }));
@@ -161,7 +180,7 @@ impl Settled {
         let outcome = match head.kind {
             Kind::Placed => None,
             Kind::Answer => {
-                let body = fields.get("answer").ok_or("it has no answer")?;
+                let body = answer.ok_or("it has no answer")?;
                 Some(Ok(Answer::parse(Bytes::copy_from_slice(body.as_bytes()))?))
             }
             Kind::Failed(code) => Some(Err(Failure {
@@ -184,6 +203,29 @@ impl Settled {
             flags: fields.get("flags").map_or_else(Flags::default, Flags::from_names),
             outcome,
         })
+    }
+}
+
+/// The members before the answer, and the answer, which is the last one: it is long, and is walked only once, by who
+/// reads it.
+fn split_answer(payload: &str) -> Result<(Fields<'_>, Option<&str>), String> {
+    let (mut fields, mut answer_at) = (Fields::default(), None);
+    let mut cursor = Cursor::new(payload);
+    let walked = cursor.object(|cursor, name| {
+        if name == "\"answer\"" {
+            answer_at = Some(cursor.position());
+            return Err(Malformed { at: cursor.position(), expected: "nothing that is looked at here" });
+        }
+        fields.0.push((decode_name(name), cursor.value()?));
+        Ok(())
+    });
+    match (answer_at, walked) {
+        (Some(at), _) => {
+            let body = payload[at..].strip_suffix('}').ok_or("it does not end as a record does")?;
+            Ok((fields, Some(body)))
+        }
+        (None, Ok(())) => Ok((fields, None)),
+        (None, Err(malformed)) => Err(format!("expected {} at byte {}", malformed.expected, malformed.at)),
     }
 }
 

@@ -172,23 +172,23 @@ impl Reader {
     /// The record at an offset. That there is none is an error of kind `InvalidData`.
     pub fn read(&mut self, offset: u64) -> io::Result<&str> {
         let mut needed = BLOCK_BYTES;
-        loop {
+        let payload = loop {
             let inside = offset.checked_sub(self.start).and_then(|at| self.block.get(usize::try_from(at).ok()?..));
-            match inside.map(frame::read) {
-                Some(Found::Frame(..)) => break,
-                Some(Found::Nothing) => return Err(no_record(offset)),
-                Some(Found::Short(bytes)) => needed = needed.max(bytes),
+            match inside.map(|bytes| (bytes.len(), frame::read(bytes))) {
+                Some((left, Found::Frame(payload, length))) => {
+                    // As a range, since the block may yet have to be loaded anew.
+                    let end = self.block.len() - left + length - 1;
+                    break end - payload.len()..end;
+                }
+                Some((_, Found::Nothing)) => return Err(no_record(offset)),
+                Some((_, Found::Short(bytes))) => needed = needed.max(bytes),
                 None => {}
             }
             if !self.load(offset, needed)? {
                 return Err(no_record(offset));
             }
-        }
-        // Found once more, for the borrow of the block to begin here.
-        match frame::read(&self.block[(offset - self.start) as usize..]) {
-            Found::Frame(payload, _) => Ok(payload),
-            Found::Short(_) | Found::Nothing => Err(no_record(offset)),
-        }
+        };
+        simdutf8::basic::from_utf8(&self.block[payload]).map_err(|_| no_record(offset))
     }
 
     /// Loads a block around an offset; whether that gave anything new.

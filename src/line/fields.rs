@@ -41,7 +41,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Decodes a member's name, which stands in its quotes.
-fn decode_name(name: &str) -> Cow<'_, str> {
+pub fn decode_name(name: &str) -> Cow<'_, str> {
     let inside = &name[1..name.len() - 1];
     if memchr::memchr(b'\\', inside.as_bytes()).is_none() {
         return Cow::Borrowed(inside);

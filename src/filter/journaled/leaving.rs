@@ -4,8 +4,8 @@ use super::super::window::Left;
 use super::super::writer::Amount;
 use super::{Journaled, Pending, Sink};
 use crate::journal::{Line, Settled};
+use crate::line::Outcome;
 use crate::line::completion::About;
-use crate::line::{Correlation, Outcome};
 
 impl Journaled<'_> {
     pub(super) fn leave_window(&mut self, token: u64, offset: u64) {
@@ -38,11 +38,7 @@ impl Journaled<'_> {
 
     /// Writes down that an answer is another line's now, if no record says so yet.
     fn place(&mut self, pending: &Pending, settled: &Settled, offset: u64) {
-        let id = |correlation: &Option<Correlation>| {
-            correlation.as_ref().map(|correlation| (correlation.field, correlation.value.clone()))
-        };
-        let same_id =
-            |recorded: &Settled| recorded.form == pending.form && id(&recorded.correlation) == id(&pending.correlation);
+        let same_id = |recorded: &Settled| recorded.is_about(pending.form, pending.correlation.as_ref());
         let told = match self.known.places.get(pending.line) {
             Some(place) if place == offset => same_id(settled),
             Some(place) => {

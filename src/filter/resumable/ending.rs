@@ -54,9 +54,7 @@ impl Run {
             (_, Ok(Some(exit)), Ok(())) => Ok(exit),
             (_, Ok(None), Ok(())) => closing.judge(&facts),
         };
-        if !complete && exit.is_ok() {
-            self.tell_how_to_go_on();
-        }
+        self.tell_how_to_go_on(&exit, complete);
         self.closing().tell(&facts, &exit)?;
         exit
     }
@@ -135,11 +133,19 @@ impl Run {
         self.note(vec![Note::Closed(closed)]).await
     }
 
-    fn tell_how_to_go_on(&self) {
+    /// Ends that are none: the same command goes on from here.
+    fn tell_how_to_go_on(&self, exit: &Result<Exit, Stop>, complete: bool) {
+        let status = exit.as_ref().map_or_else(|stop| stop.exit, |exit| *exit);
+        let resumable = [Exit::Interrupted, Exit::Terminated, Exit::Resumable, Exit::TokenRejected];
+        if complete || !resumable.contains(&status) {
+            return;
+        }
         let stage = &self.stage;
-        let settled = stage.reporter.counts().settled();
+        let counts = stage.reporter.counts();
         let whole = stage.config.input.shard.is_none().then(|| stage.count_lines()).flatten();
         let of = whole.map_or(String::new(), |lines| format!(" of {lines}"));
-        stage.reporter.warn(&format!("{settled}{of} lines are settled; run the same command to go on"));
+        let failed = if counts.failed() > 0 { format!(", {} failed", counts.failed()) } else { String::new() };
+        let answered = counts.answered();
+        stage.reporter.warn(&format!("{answered}{of} answered{failed}; run the same command to go on"));
     }
 }

@@ -123,7 +123,7 @@ pub(super) enum Found {
 /// Who was seen, and how long ago that one was alive for sure.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sight {
-    pub(super) holder: Option<Holder>,
+    pub(super) holder: Option<Box<Holder>>,
     pub(super) age: Duration,
 }
 
@@ -156,7 +156,7 @@ pub(super) fn look(path: &Path, me: &Holder, now: SystemTime) -> Result<Found, L
     if abandoned || age >= STALE_AFTER {
         return Ok(Found::Stale(Stale { file, modified }));
     }
-    Ok(Found::Live(Sight { holder: entry.map(|entry| entry.holder), age }))
+    Ok(Found::Live(Sight { holder: entry.map(|entry| Box::new(entry.holder)), age }))
 }
 
 /// Opens a lock file; `None` when there is none.

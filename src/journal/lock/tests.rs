@@ -53,7 +53,7 @@ fn age(path: &Path, seconds: u64) {
 
 fn held(result: Result<Lock, LockError>) -> (Option<Holder>, Duration) {
     match result.unwrap_err() {
-        LockError::Held { holder, age, .. } => (holder, age),
+        LockError::Held { holder, age, .. } => (holder.map(|holder| *holder), age),
         error => panic!("{error}"),
     }
 }
@@ -150,7 +150,7 @@ fn a_holder_that_was_stopped_for_long_finds_out_who_took_its_lock() {
     let successor = Holder { pid: 7, ..me() };
     let lock = Lock::acquire(&folder.lock(), &successor).unwrap();
     let error = stopped.beat().unwrap_err();
-    assert!(matches!(&error, LockError::Lost { holder: Some(holder), .. } if *holder == successor), "{error}");
+    assert!(matches!(&error, LockError::Lost { holder: Some(holder), .. } if **holder == successor), "{error}");
     assert!(matches!(stopped.release(), Err(LockError::Lost { .. })));
     // Neither its beat nor its release has harmed the successor.
     lock.release().unwrap();
@@ -251,11 +251,14 @@ fn leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not() {
 
 #[test]
 fn the_refusals_read_well() {
-    let held = LockError::held(Path::new("J.lock"), Sight { holder: Some(elsewhere()), age: Duration::from_secs(12) });
+    let held = LockError::held(
+        Path::new("J.lock"),
+        Sight { holder: Some(Box::new(elsewhere())), age: Duration::from_secs(12) },
+    );
     assert_eq!(held.to_string(), "J.lock is held by pid 123 on host n1 (Slurm job 77), seen alive 12 s ago");
     let held = LockError::held(Path::new("J.lock"), Sight::default());
     assert_eq!(held.to_string(), "J.lock is held by a process that left no name, seen alive 0 s ago");
     let lost = |holder| LockError::Lost { path: "J.lock".into(), holder };
-    assert_eq!(lost(Some(elsewhere())).to_string(), "J.lock was lost to pid 123 on host n1 (Slurm job 77)");
+    assert_eq!(lost(Some(Box::new(elsewhere()))).to_string(), "J.lock was lost to pid 123 on host n1 (Slurm job 77)");
     assert_eq!(lost(None).to_string(), "J.lock was lost (somebody removed it)");
 }
