@@ -38,6 +38,7 @@ const PURE: &[&str] = &[
     "api/body.rs",
     "api/sse.rs",
     "api/assemble.rs",
+    "api/chunk.rs",
     "api/headers.rs",
     "api/signal.rs",
     "api/models.rs",

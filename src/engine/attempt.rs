@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Clocks, Delta, Key};
-use crate::api::assemble::{Assembler, More, deltas};
+use crate::api::assemble::{Assembler, More};
+use crate::api::chunk::deltas;
 use crate::api::headers::{ContentKind, Head};
 use crate::api::signal::{Body, Signal, judge};
 use crate::api::sse::Decoder;
