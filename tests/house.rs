@@ -39,6 +39,7 @@ const PURE: &[&str] = &[
     "api/sse.rs",
     "api/assemble.rs",
     "api/chunk.rs",
+    "api/pattern.rs",
     "api/headers.rs",
     "api/signal.rs",
     "api/models.rs",

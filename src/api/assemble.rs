@@ -6,6 +6,7 @@
 use std::io::Write as _;
 
 use super::chunk::{ChoiceDelta, Chunk, ToolDelta};
+use super::pattern::Pattern;
 use crate::line::escape;
 use crate::line::fields::{push_field, push_string};
 
@@ -44,6 +45,7 @@ pub struct Assembler {
     error: Option<String>,
     done: bool,
     events: u64,
+    pattern: Pattern,
 }
 
 /// Whether the stream should be read further.
@@ -81,8 +83,18 @@ impl Assembler {
     }
 
     fn chunk(&mut self, text: &str) -> Result<(), String> {
-        let mut joined = Ok(());
+        match self.pattern.content_of(text) {
+            // What else it says was said by the chunk before, and nothing came between the two.
+            Some((index, content)) => join_text(self.choices[index].content.get_or_insert_default(), content),
+            None => self.new_chunk(text),
+        }
+    }
+
+    fn new_chunk(&mut self, text: &str) -> Result<(), String> {
+        let (mut joined, mut choices, mut only_content) = (Ok(()), 0, None);
         let chunk = Chunk::read(text, |choice| {
+            choices += 1;
+            only_content = choice.only_content().map(|content| (choice.index() as usize, content));
             if joined.is_ok() {
                 joined = self.choice(&choice);
             }
@@ -101,6 +113,10 @@ impl Assembler {
         set_once(&mut self.model, chunk.model);
         if let Some(usage) = chunk.usage {
             set(&mut self.usage, usage);
+        }
+        match only_content.filter(|_| choices == 1 && joined.is_ok()) {
+            Some((index, content)) => self.pattern.learn(text, index, content, [chunk.id, chunk.created]),
+            None => self.pattern.forget(),
         }
         joined
     }
@@ -301,4 +317,34 @@ fn join_array(elements: &mut Vec<u8>, value: Option<&str>) {
         elements.push(b',');
     }
     elements.extend_from_slice(inside.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn chunks() -> impl Strategy<Value = Vec<String>> {
+        let own = ("[ab]", 0u8..2, "[a-c\\\\n]{0,2}", prop::sample::select(vec!["null", "null", "\"stop\""]));
+        let form = prop::sample::select(vec!["content", "content", "content", "reasoning", "refusal"]);
+        let chunk = (own, form).prop_map(|((id, index, text, end), form)| {
+            let choice = format!(r#"{{"index":{index},"delta":{{"{form}":"{text}"}},"finish_reason":{end}}}"#);
+            format!(r#"{{"id":"{id}","choices":[{choice}]}}"#)
+        });
+        prop::collection::vec(chunk, 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_seen_before_never_changes_how_a_chunk_is_read(chunks in chunks()) {
+            let (mut quick, mut slow) = (Assembler::default(), Assembler::default());
+            for chunk in &chunks {
+                slow.pattern.forget();
+                prop_assert_eq!(quick.event(chunk.as_bytes()), slow.event(chunk.as_bytes()));
+            }
+            quick.event(b"[DONE]");
+            slow.event(b"[DONE]");
+            prop_assert_eq!(quick.finish(), slow.finish());
+        }
+    }
 }

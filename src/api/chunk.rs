@@ -122,6 +122,12 @@ impl<'a> ChoiceDelta<'a> {
         self.index.unwrap_or(0)
     }
 
+    /// The further text, when the chunk adds nothing else.
+    pub fn only_content(&self) -> Option<&'a str> {
+        let others = [self.thoughts(), self.refusal, self.logprobs];
+        self.content.filter(|_| others == [None; 3] && self.tool_calls.is_empty())
+    }
+
     /// Further thoughts, under whichever name.
     pub fn thoughts(&self) -> Option<&'a str> {
         self.reasoning_content.or(self.reasoning)

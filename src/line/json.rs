@@ -66,8 +66,13 @@ impl<'a> Cursor<'a> {
 
     /// Passes `null`; whether it stood here.
     pub fn null(&mut self) -> bool {
-        let stands = self.peek() == Some(b'n') && self.text.as_bytes()[self.at..].starts_with(b"null");
-        self.at += if stands { 4 } else { 0 };
+        self.peek() == Some(b'n') && self.pass("null")
+    }
+
+    /// Passes `text` if it stands here to the byte; whether it did.
+    pub fn pass(&mut self, text: &str) -> bool {
+        let stands = self.text.as_bytes()[self.at..].starts_with(text.as_bytes());
+        self.at += if stands { text.len() } else { 0 };
         stands
     }
 
