@@ -82,6 +82,11 @@ impl Assembler {
         self.events
     }
 
+    /// Whether `[DONE]` came.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
     fn chunk(&mut self, text: &str) -> Result<(), String> {
         match self.pattern.content_of(text) {
             // What else it says was said by the chunk before, and nothing came between the two.

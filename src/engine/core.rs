@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::attempt::{Plan, Seen, attempt};
+use super::attempt::{Plan, Seen, attempt, take_end};
 use super::errand::{self, Report};
 use super::lanes::Lanes;
 use super::policy::{Circumstances, Record, Step, decide};
@@ -188,7 +188,7 @@ impl<'a, T: Transport> Core<'a, T> {
         self.sends()
             && self.dialect.is_some()
             && !self.asking.holds_sends()
-            && self.in_flight.len() < self.endpoint.limit.current()
+            && self.in_flight.occupied() < self.endpoint.limit.current()
             && matches!(self.endpoint.permit(now), Permit::Free | Permit::Probe)
     }
 
@@ -327,8 +327,8 @@ impl<'a, T: Transport> Core<'a, T> {
         };
         let transport = self.transport;
         self.in_flight.start((ticket, flight, body, plan), move |(ticket, flight, body, plan)| async move {
-            let seen = attempt(transport, body, plan).await;
-            (ticket, flight, seen)
+            let (seen, ending) = attempt(transport, body, plan).await;
+            ((ticket, flight, seen), take_end(ending))
         });
         mode.event(Event::Sent { in_flight: self.in_flight.len() });
     }

@@ -39,7 +39,7 @@ impl<T: Transport> Core<'_, T> {
         }
         let state = self.endpoint.permit(now);
         let permit = if let Permit::Wait(at) = state { Some(at) } else { None };
-        let slot_free = self.in_flight.len() < self.endpoint.limit.current();
+        let slot_free = self.in_flight.occupied() < self.endpoint.limit.current();
         let retry = self.retries.peek().filter(|_| slot_free && !self.asking.holds_sends());
         let retry = retry.and_then(|ticket| match state {
             Permit::Free if ticket.unspent => Some(ticket.due),
