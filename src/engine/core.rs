@@ -147,7 +147,7 @@ impl<'a, T: Transport> Core<'a, T> {
             self.yielded = true;
             cx.waker().wake_by_ref();
         } else {
-            mode.idle();
+            mode.idle(cx);
         }
         Poll::Pending
     }

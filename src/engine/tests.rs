@@ -70,7 +70,7 @@ impl Mode for List {
         Poll::Pending
     }
 
-    fn idle(&mut self) {}
+    fn idle(&mut self, _: &mut Context<'_>) {}
 }
 
 fn settings(concurrency: usize) -> Settings {

@@ -356,8 +356,13 @@ impl Mode for Filter<'_> {
         Poll::Pending
     }
 
-    fn idle(&mut self) {
-        self.writer.flush();
+    fn idle(&mut self, cx: &mut Context<'_>) {
+        let had_room = self.window.has_room();
+        let written = self.writer.flush();
+        self.window.written(written.lines, written.bytes);
+        if !had_room && self.window.has_room() {
+            cx.waker().wake_by_ref();
+        }
     }
 }
 
