@@ -279,7 +279,7 @@ fn keep_failed(failed_lines: &mut Option<FailedLines>, pending: &Pending) {
 
 impl Mode for Filter<'_> {
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
-        while self.window.has_room() && self.why.is_none() {
+        while self.window.has_room() && self.writer.has_room() && self.why.is_none() {
             if let Some(understood) = self.block.next() {
                 if let Some(work) = self.take(understood) {
                     return Poll::Ready(Some(work));
@@ -336,7 +336,7 @@ impl Mode for Filter<'_> {
     }
 
     fn has_room(&self) -> bool {
-        self.window.has_byte_room()
+        self.window.has_byte_room() && self.writer.has_room()
     }
 
     fn event(&mut self, event: Event) {

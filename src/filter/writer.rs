@@ -18,6 +18,9 @@ use tokio::sync::mpsc;
 
 /// The size of a buffer; one that is full goes out without waiting for a pause.
 const BUFFER_BYTES: usize = 256 << 10;
+/// Buffers that may wait before no further lines should be let in. More would only take memory: whoever reads stdout
+/// has enough to go on with.
+const WAITING_MAX: usize = 8;
 /// What takes less time to write than to hand on.
 const AT_ONCE_BYTES_MAX: usize = 16 << 10;
 /// File systems (statfs(2) magic numbers) that report a full disk or quota only when the file is synced or closed:
@@ -108,6 +111,11 @@ impl Writer {
             waiting: VecDeque::new(),
             under_way: None,
         }
+    }
+
+    /// Whether the reader of stdout keeps up well enough for further lines to be let in.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < WAITING_MAX
     }
 
     /// Takes one record and the window room it holds.
