@@ -22,8 +22,8 @@
 //! ## Invariants
 //!
 //! - *Conservation*: a non-blank input line is admitted to the window once and leaves it once ([`filter`]).
-//! - *Bounded memory*: the reader holds two blocks, the window a number of lines and bytes, a reply its cap. Room in
-//!   the window comes back when bytes were written, and gates only what is let in.
+//! - *Bounded memory*: the reader holds two blocks, the window a number of lines and bytes, a reply its cap; behind a
+//!   stalled reader of stdout lie a few buffers. Room comes back when bytes were written, and gates only what is let in.
 //! - *The engine pulls*: it holds no queue of fresh work. Retries wait in its timer heap, bounded by the window.
 //! - *One owner per state*: one task owns engine and mode; threads are only the reader, the writer and the display.
 //!   There is no lock on the way of a line, but for the one around counted names.

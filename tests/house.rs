@@ -40,6 +40,8 @@ const PURE: &[&str] = &[
     "api/body.rs",
     "api/sse.rs",
     "api/assemble.rs",
+    "api/chunk.rs",
+    "api/pattern.rs",
     "api/headers.rs",
     "api/signal.rs",
     "api/models.rs",

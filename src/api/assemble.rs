@@ -3,12 +3,10 @@
 //! Invariant: text is joined in its escaped form, never decoded, so what the server escaped stays escaped (a surrogate
 //! pair split over two chunks included). Chunks are not joined by id: Open WebUI 0.6 gives every chunk a new one.
 
-use std::borrow::Cow;
 use std::io::Write as _;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
+use super::chunk::{ChoiceDelta, Chunk, ToolDelta};
+use super::pattern::Pattern;
 use crate::line::escape;
 use crate::line::fields::{push_field, push_string};
 
@@ -16,74 +14,6 @@ use crate::line::fields::{push_field, push_string};
 const CHOICES_MAX: u64 = 128;
 /// Tool calls that one choice may have.
 const TOOL_CALLS_MAX: u64 = 1024;
-
-#[derive(Deserialize)]
-struct Chunk<'a> {
-    #[serde(borrow, default)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    created: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    choices: Option<Vec<ChunkChoice<'a>>>,
-    #[serde(borrow, default)]
-    usage: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct ChunkChoice<'a> {
-    #[serde(default)]
-    index: u64,
-    #[serde(borrow, default)]
-    delta: Option<Delta<'a>>,
-    #[serde(borrow, default)]
-    finish_reason: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    logprobs: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    reasoning_content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    reasoning: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    refusal: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tool_calls: Option<Vec<ToolDelta<'a>>>,
-}
-
-#[derive(Deserialize)]
-struct ToolDelta<'a> {
-    #[serde(default)]
-    index: u64,
-    #[serde(borrow, default)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    function: Option<FunctionDelta<'a>>,
-}
-
-#[derive(Deserialize)]
-struct FunctionDelta<'a> {
-    #[serde(borrow, default)]
-    name: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    arguments: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Logprobs<'a> {
-    #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
-}
 
 #[derive(Debug, Default)]
 struct ToolCall {
@@ -115,6 +45,7 @@ pub struct Assembler {
     error: Option<String>,
     done: bool,
     events: u64,
+    pattern: Pattern,
 }
 
 /// Whether the stream should be read further.
@@ -151,13 +82,35 @@ impl Assembler {
         self.events
     }
 
+    /// Whether `[DONE]` came.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
     fn chunk(&mut self, text: &str) -> Result<(), String> {
-        let chunk: Chunk<'_> =
-            serde_json::from_str(text).map_err(|error| format!("a chunk is not a completion chunk: {error}"))?;
-        if let Some(error) = chunk.error {
-            return Err(format!("the stream broke off with an error: {}", escape::for_people(error.get(), 300)));
+        match self.pattern.content_of(text) {
+            // What else it says was said by the chunk before, and nothing came between the two.
+            Some((index, content)) => join_text(self.choices[index].content.get_or_insert_default(), content),
+            None => self.new_chunk(text),
         }
-        if chunk.model.is_some_and(|model| model.get() == "\"ollama\"") {
+    }
+
+    fn new_chunk(&mut self, text: &str) -> Result<(), String> {
+        let (mut joined, mut choices, mut only_content) = (Ok(()), 0, None);
+        let chunk = Chunk::read(text, |choice| {
+            choices += 1;
+            only_content = choice.only_content().map(|content| (choice.index() as usize, content));
+            if joined.is_ok() {
+                joined = self.choice(&choice);
+            }
+        });
+        let chunk = chunk.map_err(|malformed| {
+            format!("a chunk is not a completion chunk: expected {} at byte {}", malformed.expected, malformed.at)
+        })?;
+        if let Some(error) = chunk.error {
+            return Err(format!("the stream broke off with an error: {}", escape::for_people(error, 300)));
+        }
+        if chunk.model == Some("\"ollama\"") {
             return Err("the model failed while it answered (the service reports it as model \"ollama\")".to_owned());
         }
         set_once(&mut self.id, chunk.id);
@@ -166,26 +119,22 @@ impl Assembler {
         if let Some(usage) = chunk.usage {
             set(&mut self.usage, usage);
         }
-        chunk.choices.unwrap_or_default().iter().try_for_each(|choice| self.choice(choice))
+        match only_content.filter(|_| choices == 1 && joined.is_ok()) {
+            Some((index, content)) => self.pattern.learn(text, index, content, [chunk.id, chunk.created]),
+            None => self.pattern.forget(),
+        }
+        joined
     }
 
-    fn choice(&mut self, wire: &ChunkChoice<'_>) -> Result<(), String> {
-        if wire.index >= CHOICES_MAX {
-            return Err(format!("the stream numbers a choice {}", wire.index));
+    fn choice(&mut self, delta: &ChoiceDelta<'_>) -> Result<(), String> {
+        if delta.index() >= CHOICES_MAX {
+            return Err(format!("the stream numbers a choice {}", delta.index()));
         }
-        let index = wire.index as usize;
+        let index = delta.index() as usize;
         while self.choices.len() <= index {
             self.choices.push(Choice::default());
         }
-        let choice = &mut self.choices[index];
-        match wire.finish_reason {
-            Some(reason) => set(choice.finish_reason.get_or_insert_default(), reason),
-            None => choice.finish_reason = None,
-        }
-        if let Some(logprobs) = wire.logprobs.and_then(|raw| serde_json::from_str::<Logprobs<'_>>(raw.get()).ok()) {
-            join_array(&mut choice.logprobs, logprobs.content);
-        }
-        wire.delta.as_ref().map_or(Ok(()), |delta| choice.delta(delta))
+        self.choices[index].join(delta)
     }
 
     /// The stream has ended: the whole reply, or why it is none. The end of a stream is a rule, not a marker: `[DONE]`,
@@ -250,32 +199,37 @@ impl Assembler {
 }
 
 impl Choice {
-    fn delta(&mut self, delta: &Delta<'_>) -> Result<(), String> {
+    fn join(&mut self, delta: &ChoiceDelta<'_>) -> Result<(), String> {
+        match delta.finish_reason {
+            Some(reason) => set(self.finish_reason.get_or_insert_default(), reason),
+            None => self.finish_reason = None,
+        }
+        join_array(&mut self.logprobs, delta.logprobs);
         if let Some(content) = delta.content {
             join_text(self.content.get_or_insert_default(), content)?;
         }
-        if let Some(reasoning) = delta.reasoning_content.or(delta.reasoning) {
-            join_text(&mut self.reasoning, reasoning)?;
+        if let Some(thoughts) = delta.thoughts() {
+            join_text(&mut self.reasoning, thoughts)?;
         }
         if let Some(refusal) = delta.refusal {
             join_text(&mut self.refusal, refusal)?;
         }
-        delta.tool_calls.iter().flatten().try_for_each(|call| self.tool_call(call))
+        delta.tool_calls.iter().try_for_each(|call| self.tool_call(call))
     }
 
-    fn tool_call(&mut self, wire: &ToolDelta<'_>) -> Result<(), String> {
-        if wire.index >= TOOL_CALLS_MAX {
-            return Err(format!("the stream numbers a tool call {}", wire.index));
+    fn tool_call(&mut self, delta: &ToolDelta<'_>) -> Result<(), String> {
+        if delta.index() >= TOOL_CALLS_MAX {
+            return Err(format!("the stream numbers a tool call {}", delta.index()));
         }
-        while self.tool_calls.len() <= wire.index as usize {
+        let index = delta.index() as usize;
+        while self.tool_calls.len() <= index {
             self.tool_calls.push(ToolCall::default());
         }
-        let call = &mut self.tool_calls[wire.index as usize];
-        set_once(&mut call.id, wire.id);
-        set_once(&mut call.kind, wire.kind);
-        let Some(function) = &wire.function else { return Ok(()) };
-        set_once(&mut call.name, function.name);
-        function.arguments.map_or(Ok(()), |arguments| join_text(&mut call.arguments, arguments))
+        let call = &mut self.tool_calls[index];
+        set_once(&mut call.id, delta.id);
+        set_once(&mut call.kind, delta.kind);
+        set_once(&mut call.name, delta.name);
+        delta.arguments.map_or(Ok(()), |arguments| join_text(&mut call.arguments, arguments))
     }
 
     fn render(&self, index: usize, out: &mut Vec<u8>) {
@@ -340,32 +294,27 @@ fn push_quoted(out: &mut Vec<u8>, escaped: &[u8]) {
     out.push(b'"');
 }
 
-fn set(target: &mut Vec<u8>, value: &RawValue) {
+fn set(target: &mut Vec<u8>, value: &str) {
     target.clear();
-    target.extend_from_slice(value.get().as_bytes());
+    target.extend_from_slice(value.as_bytes());
 }
 
-fn set_once(target: &mut Vec<u8>, value: Option<&RawValue>) {
+fn set_once(target: &mut Vec<u8>, value: Option<&str>) {
     if let Some(value) = value.filter(|_| target.is_empty()) {
         set(target, value);
     }
 }
 
-/// Appends the inside of a JSON string; `null` adds nothing.
-fn join_text(text: &mut Vec<u8>, value: &RawValue) -> Result<(), String> {
-    let raw = value.get();
-    match raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-        Some(inside) => text.extend_from_slice(inside.as_bytes()),
-        None if raw == "null" => {}
-        None => return Err("a chunk's text is not a string".to_owned()),
-    }
+/// Appends the inside of a JSON string.
+fn join_text(text: &mut Vec<u8>, value: &str) -> Result<(), String> {
+    let inside = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    text.extend_from_slice(inside.ok_or("a chunk's text is not a string")?.as_bytes());
     Ok(())
 }
 
 /// Appends the inside of a JSON array.
-fn join_array(elements: &mut Vec<u8>, value: Option<&RawValue>) {
-    let inside =
-        value.and_then(|value| value.get().strip_prefix('[')?.strip_suffix(']')).unwrap_or_default().trim_ascii();
+fn join_array(elements: &mut Vec<u8>, value: Option<&str>) {
+    let inside = value.and_then(|value| value.strip_prefix('[')?.strip_suffix(']')).unwrap_or_default().trim_ascii();
     if inside.is_empty() {
         return;
     }
@@ -375,21 +324,32 @@ fn join_array(elements: &mut Vec<u8>, value: Option<&RawValue>) {
     elements.extend_from_slice(inside.as_bytes());
 }
 
-/// The deltas of one chunk as `(choice index, raw JSON)`, for those who want to see them arrive.
-pub fn deltas(data: &[u8]) -> Vec<(u64, Box<str>)> {
-    #[derive(Deserialize)]
-    struct Choices<'a> {
-        #[serde(borrow, default)]
-        choices: Vec<RawChoice<'a>>,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn chunks() -> impl Strategy<Value = Vec<String>> {
+        let own = ("[ab]", 0u8..2, "[a-c\\\\n]{0,2}", prop::sample::select(vec!["null", "null", "\"stop\""]));
+        let form = prop::sample::select(vec!["content", "content", "content", "reasoning", "refusal"]);
+        let chunk = (own, form).prop_map(|((id, index, text, end), form)| {
+            let choice = format!(r#"{{"index":{index},"delta":{{"{form}":"{text}"}},"finish_reason":{end}}}"#);
+            format!(r#"{{"id":"{id}","choices":[{choice}]}}"#)
+        });
+        prop::collection::vec(chunk, 0..12)
     }
-    #[derive(Deserialize)]
-    struct RawChoice<'a> {
-        #[serde(default)]
-        index: u64,
-        #[serde(borrow)]
-        delta: Cow<'a, RawValue>,
+
+    proptest! {
+        #[test]
+        fn what_was_seen_before_never_changes_how_a_chunk_is_read(chunks in chunks()) {
+            let (mut quick, mut slow) = (Assembler::default(), Assembler::default());
+            for chunk in &chunks {
+                slow.pattern.forget();
+                prop_assert_eq!(quick.event(chunk.as_bytes()), slow.event(chunk.as_bytes()));
+            }
+            quick.event(b"[DONE]");
+            slow.event(b"[DONE]");
+            prop_assert_eq!(quick.finish(), slow.finish());
+        }
     }
-    let Ok(chunk) = serde_json::from_slice::<Choices<'_>>(data) else { return Vec::new() };
-    let nonempty = chunk.choices.into_iter().filter(|choice| choice.delta.get() != "{}");
-    nonempty.map(|choice| (choice.index, choice.delta.get().into())).collect()
 }

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Clocks, Delta, Key};
-use crate::api::assemble::{Assembler, More, deltas};
+use crate::api::assemble::{Assembler, More};
+use crate::api::chunk::deltas;
 use crate::api::headers::{ContentKind, Head};
 use crate::api::signal::{Body, Signal, judge};
 use crate::api::sse::Decoder;
@@ -23,6 +24,18 @@ use crate::api::transport::{Reply, ReplyBody, Transport, TransportError, collect
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 /// Chunks of a stream; at one token each, more than any model's context.
 const CHUNKS_MAX: u64 = 4 << 20;
+
+/// How long the end of a body may take after the end of the stream in it.
+const END_MAX: Duration = Duration::from_millis(50);
+
+/// When a body ends whose reply was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    /// It has ended, or is given up.
+    Now,
+    /// All that is missing is its end.
+    Later,
+}
 
 /// What an attempt needs to know.
 #[derive(Clone, Debug)]
@@ -58,44 +71,63 @@ impl Seen {
     }
 }
 
-/// Sends `body` once.
-pub async fn attempt<T: Transport>(transport: &T, body: Bytes, plan: Plan) -> Seen {
+/// Sends `body` once. Returns what that showed, and the reply's body when all but its end was read.
+pub async fn attempt<T: Transport>(transport: &T, body: Bytes, plan: Plan) -> (Seen, Option<T::Body>) {
     let start = Instant::now();
     let first = if plan.streams { plan.clocks.first_token } else { plan.clocks.whole_reply };
     let sleep = pin!(sleep_until(start + first));
     let mut clock = Clock { deadline: start + first, sleep };
     let reply = match clock.bound(transport.post_chat(body)).await {
         Some(Ok(reply)) => reply,
-        Some(Err(error)) => return Seen::without_reply(from_transport(error)),
-        None => return Seen::without_reply(out_of_time(plan.streams, first)),
+        Some(Err(error)) => return (Seen::without_reply(from_transport(error)), None),
+        None => return (Seen::without_reply(out_of_time(plan.streams, first)), None),
     };
     let Reply { head, mut body } = reply;
-    let signal = read(&head, &mut body, clock, start, &plan).await.map_text(|text| transport.redact(text));
-    Seen { signal, wait: head.wait, status: Some(head.status) }
+    let (signal, ends) = read(&head, &mut body, clock, start, &plan).await;
+    let signal = signal.map_text(|text| transport.redact(text));
+    (Seen { signal, wait: head.wait, status: Some(head.status) }, (ends == Ends::Later).then_some(body))
 }
 
-async fn read<B: ReplyBody>(head: &Head, body: &mut B, mut clock: Clock<'_>, start: Instant, plan: &Plan) -> Signal {
+/// Takes the end of a body, for without it the connection could not serve again. A server that does not send it, or
+/// sends more, loses the connection.
+pub async fn take_end<B: ReplyBody>(ending: Option<B>) {
+    let Some(mut body) = ending else { return };
+    let ended = tokio::time::timeout(END_MAX, async { while let Ok(Some(_)) = body.chunk().await {} }).await;
+    if ended.is_ok() {
+        // The pool learns of it in its own turn; a request that came before would open a new connection.
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn read<B: ReplyBody>(
+    head: &Head,
+    body: &mut B,
+    mut clock: Clock<'_>,
+    start: Instant,
+    plan: &Plan,
+) -> (Signal, Ends) {
     let success = (200..300).contains(&head.status);
     if success && head.kind == ContentKind::EventStream && !head.encoded {
         return match read_stream(body, clock, plan).await {
-            Ok(body) => judge(head, body),
-            Err(signal) => signal,
+            Ok((body, ends)) => (judge(head, body), ends),
+            Err(signal) => (signal, Ends::Now),
         };
     }
     let whole_reply = plan.clocks.whole_reply;
     clock.reset(start + whole_reply.max(plan.clocks.first_token));
     let bytes_max = if success { plan.reply_bytes_max } else { REFUSAL_BYTES_MAX };
-    match clock.bound(collect(body, bytes_max)).await {
+    let signal = match clock.bound(collect(body, bytes_max)).await {
         Some(Ok(Some(bytes))) => judge(head, Body::Whole(bytes)),
         Some(Ok(None)) => judge(head, Body::TooLarge),
         // A refusal is judged by its status even when its explanation broke off.
         Some(Err(_)) | None if !success => judge(head, Body::Whole(Bytes::new())),
         Some(Err(error)) => from_transport(error),
         None => Signal::Slow(format!("the reply was not whole after {}", humantime::format_duration(whole_reply))),
-    }
+    };
+    (signal, Ends::Now)
 }
 
-async fn read_stream<B: ReplyBody>(body: &mut B, mut clock: Clock<'_>, plan: &Plan) -> Result<Body, Signal> {
+async fn read_stream<B: ReplyBody>(body: &mut B, mut clock: Clock<'_>, plan: &Plan) -> Result<(Body, Ends), Signal> {
     let (mut decoder, mut assembler, mut length) = (Decoder::default(), Assembler::default(), 0usize);
     loop {
         let chunk = match clock.bound(body.chunk()).await {
@@ -121,17 +153,18 @@ async fn read_stream<B: ReplyBody>(body: &mut B, mut clock: Clock<'_>, plan: &Pl
         });
         pass_on(heard, plan).await;
         if !more {
-            return Ok(Body::Stream(assembler.finish()));
+            let ends = if assembler.is_done() { Ends::Later } else { Ends::Now };
+            return Ok((Body::Stream(assembler.finish()), ends));
         }
         if length > plan.reply_bytes_max || assembler.events() > CHUNKS_MAX {
-            return Ok(Body::TooLarge);
+            return Ok((Body::TooLarge, Ends::Now));
         }
         if assembler.events() > events_before {
             clock.reset(Instant::now() + plan.clocks.between_chunks);
         }
     }
     decoder.finish(&mut |data| assembler.event(data) == More::Yes);
-    Ok(Body::Stream(assembler.finish()))
+    Ok((Body::Stream(assembler.finish()), Ends::Now))
 }
 
 async fn pass_on(heard: Vec<(u64, Box<str>)>, plan: &Plan) {

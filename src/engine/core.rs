@@ -152,7 +152,7 @@ impl<'a, T: Transport> Core<'a, T> {
             self.yielded = true;
             cx.waker().wake_by_ref();
         } else {
-            mode.idle();
+            mode.idle(cx);
         }
         Poll::Pending
     }
@@ -199,7 +199,7 @@ impl<'a, T: Transport> Core<'a, T> {
 
     /// Whether fewer requests are in flight, or not yet durable, than may be.
     fn has_slot(&self) -> bool {
-        self.in_flight.len() + self.held < self.endpoint.limit.current()
+        self.in_flight.occupied() + self.held < self.endpoint.limit.current()
     }
 
     fn sends(&self) -> bool {

@@ -19,6 +19,8 @@ struct Desk<J, R> {
     jobs: VecDeque<J>,
     idle: Vec<Waker>,
     results: VecDeque<R>,
+    /// Lanes whose result is out and that have yet to clear up behind it.
+    clearing: usize,
 }
 
 /// A set of lanes that turn jobs `J` into results `R`.
@@ -31,7 +33,7 @@ pub struct Lanes<'a, J, R> {
 impl<'a, J: 'a, R: 'a> Lanes<'a, J, R> {
     /// No lanes yet.
     pub fn new() -> Self {
-        let desk = Desk { jobs: VecDeque::new(), idle: Vec::new(), results: VecDeque::new() };
+        let desk = Desk { jobs: VecDeque::new(), idle: Vec::new(), results: VecDeque::new(), clearing: 0 };
         Self { desk: Rc::new(RefCell::new(desk)), lanes: FuturesUnordered::new(), under_way: 0 }
     }
 
@@ -40,16 +42,23 @@ impl<'a, J: 'a, R: 'a> Lanes<'a, J, R> {
         self.under_way
     }
 
+    /// The same, and those that are still being cleared up.
+    pub fn occupied(&self) -> usize {
+        self.under_way + self.desk.borrow().clearing
+    }
+
     /// Whether nothing is under way.
     pub fn is_empty(&self) -> bool {
         self.under_way == 0
     }
 
-    /// Starts a job: on an idle lane, or on a new one that runs its jobs by `work`.
-    pub fn start<W, F>(&mut self, job: J, work: W)
+    /// Starts a job: on an idle lane, or on a new one that runs its jobs by `work`, which returns the result and what
+    /// is to be cleared up while the result is already on its way.
+    pub fn start<W, F, C>(&mut self, job: J, work: W)
     where
         W: Fn(J) -> F + 'a,
-        F: Future<Output = R> + 'a,
+        F: Future<Output = (R, C)> + 'a,
+        C: Future<Output = ()> + 'a,
     {
         self.under_way += 1;
         let mut desk = self.desk.borrow_mut();
@@ -77,10 +86,11 @@ impl<'a, J: 'a, R: 'a> Lanes<'a, J, R> {
     }
 }
 
-async fn lane<J, R, W, F>(desk: Rc<RefCell<Desk<J, R>>>, work: W)
+async fn lane<J, R, W, F, C>(desk: Rc<RefCell<Desk<J, R>>>, work: W)
 where
     W: Fn(J) -> F,
-    F: Future<Output = R>,
+    F: Future<Output = (R, C)>,
+    C: Future<Output = ()>,
 {
     loop {
         let job = poll_fn(|cx| {
@@ -94,8 +104,11 @@ where
             }
         })
         .await;
-        let result = work(job).await;
+        let (result, clear_up) = work(job).await;
         desk.borrow_mut().results.push_back(result);
+        desk.borrow_mut().clearing += 1;
+        clear_up.await;
+        desk.borrow_mut().clearing -= 1;
     }
 }
 
@@ -113,7 +126,7 @@ mod tests {
                 for job in 0..4 {
                     lanes.start(round * 4 + job, |job| async move {
                         tokio::time::sleep(std::time::Duration::from_millis(job % 3)).await;
-                        job
+                        (job, std::future::ready(()))
                     });
                 }
                 while !lanes.is_empty() {
@@ -125,5 +138,20 @@ mod tests {
         });
         done.sort_unstable();
         assert_eq!(done, (0..40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_result_does_not_wait_until_its_job_is_cleared_up() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let mut lanes = Lanes::new();
+            let work = |job| async move { (job, tokio::time::sleep(std::time::Duration::from_millis(1))) };
+            lanes.start(7, work);
+            assert_eq!((poll_fn(|cx| lanes.poll_next(cx)).await, lanes.len(), lanes.occupied()), (7, 0, 1));
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            assert!(poll_fn(|cx| Poll::Ready(lanes.poll_next(cx))).await.is_pending());
+            assert_eq!(lanes.occupied(), 0);
+        });
     }
 }

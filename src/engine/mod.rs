@@ -61,8 +61,8 @@ pub trait Mode {
     /// Lets the mode hear of its own output. Ready only when the run must stop at once.
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Nothing further is ready: what was settled should go out now.
-    fn idle(&mut self);
+    /// Nothing further is ready: what was settled should go out now. Wakes the task when that makes room.
+    fn idle(&mut self, cx: &mut Context<'_>);
 }
 
 /// What becomes of the slot of a settled request.

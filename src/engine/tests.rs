@@ -86,7 +86,7 @@ impl Mode for List {
         Poll::Pending
     }
 
-    fn idle(&mut self) {}
+    fn idle(&mut self, _: &mut Context<'_>) {}
 }
 
 fn settings(concurrency: usize) -> Settings {
@@ -369,6 +369,23 @@ fn a_drain_lets_what_is_in_flight_end_and_sends_nothing_new() {
     });
     assert_eq!(ended, Ended::Drained);
     assert_eq!((mode.settled.len(), transport.sent.borrow().len()), (4, 4));
+}
+
+#[test]
+fn the_end_of_a_body_is_awaited_behind_the_answer_and_not_for_long() {
+    const STREAM: &str =
+        "data: {\"choices\":[{\"delta\":{\"content\":\"yes\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let stream = vec![Play::Head(200, ContentKind::EventStream), Play::Piece(STREAM)];
+    let millis = Duration::from_millis;
+    for (end, until_next) in [(vec![], 0), (vec![Play::Wait(millis(3))], 3), (vec![Play::Hang], 50)] {
+        let transport = transport(vec![[stream.clone(), end].concat()]);
+        let (ended, mode, took) = run_for(settings(3), &transport, 2);
+        assert_eq!((ended, mode.codes(), took), (Ended::Complete, vec![None; 2], Duration::ZERO));
+        let before = transport.sent.borrow().len();
+        run_for(settings(1), &transport, 2);
+        let sent = &transport.sent.borrow()[before..];
+        assert_eq!(sent[1].0 - sent[0].0, millis(until_next), "the next one waits for the end of the first");
+    }
 }
 
 #[test]

@@ -235,7 +235,7 @@ impl<'r> Journaled<'r> {
 impl Mode for Journaled<'_> {
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
         for _ in 0..REPLAYED_AT_ONCE {
-            if !self.window.has_room() || self.ledger.ends() {
+            if !self.window.has_room() || !self.sink.has_room() || self.ledger.ends() {
                 return Poll::Pending;
             }
             match self.poll_understood(cx) {
@@ -281,10 +281,14 @@ impl Mode for Journaled<'_> {
         if self.poll_writer(cx).is_ready() || self.has_failed() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn idle(&mut self) {
+    fn idle(&mut self, cx: &mut Context<'_>) {
         self.journal.flush();
-        if let Sink::Stdout { writer, .. } = &mut self.sink {
-            writer.flush();
+        let Sink::Stdout { writer, .. } = &mut self.sink else { return };
+        let had_room = self.window.has_room();
+        let written = writer.flush();
+        self.window.written(written.lines, written.bytes);
+        if !had_room && self.window.has_room() {
+            cx.waker().wake_by_ref();
         }
     }
 }

@@ -155,7 +155,7 @@ fn keep_failed(failed_lines: &mut Option<FailedLines>, pending: &Pending) {
 
 impl Mode for Filter<'_> {
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
-        while self.window.has_room() && !self.ledger.ends() {
+        while self.window.has_room() && self.writer.has_room() && !self.ledger.ends() {
             let Some(understood) = ready!(self.intake.poll_next(cx)) else { return Poll::Ready(None) };
             if let Some(work) = self.take(understood) {
                 return Poll::Ready(Some(work));
@@ -199,7 +199,7 @@ impl Mode for Filter<'_> {
     }
 
     fn has_room(&self) -> bool {
-        self.window.has_byte_room()
+        self.window.has_byte_room() && self.writer.has_room()
     }
 
     fn event(&mut self, event: Event) {
@@ -219,7 +219,12 @@ impl Mode for Filter<'_> {
         Poll::Pending
     }
 
-    fn idle(&mut self) {
-        self.writer.flush();
+    fn idle(&mut self, cx: &mut Context<'_>) {
+        let had_room = self.window.has_room();
+        let written = self.writer.flush();
+        self.window.written(written.lines, written.bytes);
+        if !had_room && self.window.has_room() {
+            cx.waker().wake_by_ref();
+        }
     }
 }

@@ -184,7 +184,7 @@ impl Run {
             Some(_) => Sink::Later { failed_lines },
             None => {
                 let writer = Writer::to_stdout().map_err(stdout_stop)?;
-                Sink::Stdout { writer, style: style(&stage.config), failed_lines }
+                Sink::Stdout { writer: Box::new(writer), style: style(&stage.config), failed_lines }
             }
         };
         let order = if self.target.is_some() { Order::Input } else { stage.config.output.order };

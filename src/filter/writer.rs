@@ -1,19 +1,28 @@
-//! The one place that writes stdout. A thread writes whole buffers; the engine's task fills the next one meanwhile.
+//! The one place that writes stdout. What a pipe takes at once is written by the engine's task; all else is written by a
+//! thread in whole buffers, while the engine's task fills the next one.
 //!
 //! Invariants: one buffer is under way at a time, so memory is bounded by what the window lets in; every failed write
-//! is reported, and after one nothing more is written. One wake-up serves many lines.
+//! is reported, and after one nothing more is written. The engine's task never waits for whoever reads stdout. One
+//! wake-up serves many lines.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IoSlice, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::sync::mpsc as thread_channel;
 use std::task::{Context, Poll};
 
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use tokio::sync::mpsc;
 
 /// The size of a buffer; one that is full goes out without waiting for a pause.
 const BUFFER_BYTES: usize = 256 << 10;
+/// Buffers that may wait before no further lines should be let in. More would only take memory: whoever reads stdout
+/// has enough to go on with.
+const WAITING_MAX: usize = 8;
+/// What takes less time to write than to hand on.
+const AT_ONCE_BYTES_MAX: usize = 16 << 10;
 /// File systems (statfs(2) magic numbers) that report a full disk or quota only when the file is synced or closed:
 /// NFS, SMB, SMB2, Lustre, GPFS, FUSE, Ceph.
 const LATE_REPORTERS: [u64; 7] = [0x6969, 0x517b, 0xfe53_4d42, 0x0bd0_0bd0, 0x4750_4653, 0x6573_5546, 0x00c3_6400];
@@ -35,6 +44,11 @@ pub struct Amount {
 /// The engine's side of the writer.
 #[derive(Debug)]
 pub struct Writer {
+    file: Arc<File>,
+    /// Whether the kernel can tell that a write would wait.
+    writes_at_once: bool,
+    /// What the thread needs, until there is work for one.
+    unstarted: Option<ThreadSide>,
     to_thread: Option<thread_channel::SyncSender<Vec<u8>>>,
     from_thread: mpsc::UnboundedReceiver<io::Result<Vec<u8>>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -47,41 +61,61 @@ pub struct Writer {
     under_way: Option<Amount>,
 }
 
+/// The thread's side of the writer.
+#[derive(Debug)]
+struct ThreadSide {
+    file: Arc<File>,
+    work: thread_channel::Receiver<Vec<u8>>,
+    done: mpsc::UnboundedSender<io::Result<Vec<u8>>>,
+}
+
+impl ThreadSide {
+    fn run(self) {
+        for mut buffer in self.work {
+            let result = (&*self.file).write_all(&buffer);
+            buffer.clear();
+            let failed = result.is_err();
+            if self.done.send(result.map(|()| buffer)).is_err() || failed {
+                return;
+            }
+        }
+        if let Err(error) = settle(&self.file) {
+            let _ = self.done.send(Err(error));
+        }
+    }
+}
+
 impl Writer {
-    /// Starts the writing thread on stdout.
+    /// A writer on stdout.
     pub fn to_stdout() -> io::Result<Self> {
         if !crate::stdout_probe::was_open() {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
-        Self::new(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+        Ok(Self::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
     }
 
-    fn new(mut file: File) -> io::Result<Self> {
+    fn new(file: File) -> Self {
         let (to_thread, work) = thread_channel::sync_channel::<Vec<u8>>(1);
         let (done, from_thread) = mpsc::unbounded_channel();
-        let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
-            for mut buffer in work {
-                let result = file.write_all(&buffer);
-                buffer.clear();
-                let failed = result.is_err();
-                if done.send(result.map(|()| buffer)).is_err() || failed {
-                    return;
-                }
-            }
-            if let Err(error) = settle(&file) {
-                let _ = done.send(Err(error));
-            }
-        })?;
-        Ok(Self {
+        let file = Arc::new(file);
+        Self {
+            file: Arc::clone(&file),
+            writes_at_once: true,
+            unstarted: Some(ThreadSide { file, work, done }),
             to_thread: Some(to_thread),
             from_thread,
-            thread: Some(thread),
+            thread: None,
             buffer: Vec::new(),
             spare: Vec::new(),
             buffered: Amount::default(),
             waiting: VecDeque::new(),
             under_way: None,
-        })
+        }
+    }
+
+    /// Whether the reader of stdout keeps up well enough for further lines to be let in.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < WAITING_MAX
     }
 
     /// Takes one record and the window room it holds.
@@ -96,12 +130,34 @@ impl Writer {
         self.buffered.bytes += amount.bytes;
     }
 
-    /// Hands the buffer on, behind those that wait already.
-    pub fn flush(&mut self) {
-        if self.under_way.is_none() {
-            self.put_aside();
-            self.send();
+    /// Writes the buffer if that is done at once, or hands it on, behind those that wait already. Returns what was
+    /// written.
+    #[must_use]
+    pub fn flush(&mut self) -> Amount {
+        if self.under_way.is_some() {
+            return Amount::default();
         }
+        if self.waiting.is_empty() && self.write_at_once() {
+            return std::mem::take(&mut self.buffered);
+        }
+        self.put_aside();
+        self.send();
+        Amount::default()
+    }
+
+    /// Writes as much of the buffer as needs no waiting; whether that was all of it. pwritev2(2): with `RWF_NOWAIT` a
+    /// pipe takes what it has room for. What cannot be written this way is left to the thread, and so is any error.
+    fn write_at_once(&mut self) -> bool {
+        if !self.writes_at_once || self.buffer.is_empty() || self.buffer.len() > AT_ONCE_BYTES_MAX {
+            return false;
+        }
+        // The offset -1 stands for the file's own.
+        match pwritev2(&self.file, &[IoSlice::new(&self.buffer)], u64::MAX, ReadWriteFlags::NOWAIT) {
+            Ok(length) => drop(self.buffer.drain(..length)),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.writes_at_once = false,
+        }
+        self.buffer.is_empty()
     }
 
     fn put_aside(&mut self) {
@@ -117,9 +173,19 @@ impl Writer {
         }
         let Some((buffer, amount)) = self.waiting.pop_front() else { return };
         self.under_way = Some(amount);
+        self.start_thread();
         // A thread that is gone has left its error behind.
         if let Some(sender) = &self.to_thread {
             let _ = sender.send(buffer);
+        }
+    }
+
+    fn start_thread(&mut self) {
+        let Some(side) = self.unstarted.take() else { return };
+        let done = side.done.clone();
+        match std::thread::Builder::new().name("writer".to_owned()).spawn(move || side.run()) {
+            Ok(thread) => self.thread = Some(thread),
+            Err(error) => drop(done.send(Err(error))),
         }
     }
 
@@ -139,10 +205,13 @@ impl Writer {
     /// Writes what is left, and waits until all of it is out. Called once, outside the engine.
     pub async fn finish(mut self) -> io::Result<()> {
         while self.under_way.is_some() || !self.waiting.is_empty() || self.buffered != Amount::default() {
-            self.flush();
-            std::future::poll_fn(|cx| self.poll_written_or_gone(cx)).await?;
+            let _ = self.flush();
+            if self.under_way.is_some() {
+                std::future::poll_fn(|cx| self.poll_written_or_gone(cx)).await?;
+            }
         }
         self.to_thread = None;
+        self.unstarted = None;
         if let Some(Err(error)) = self.from_thread.recv().await {
             return Err(error);
         }
@@ -166,4 +235,33 @@ fn settle(file: &File) -> io::Result<()> {
     let reports_late =
         rustix::fs::fstatfs(file).is_ok_and(|fs| LATE_REPORTERS.contains(&(fs.f_type as u64 & 0xffff_ffff)));
     if regular && reports_late { file.sync_data() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::Read as _;
+
+    #[test]
+    fn nobody_waits_for_a_full_pipe_and_the_order_stays() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (mut reader, pipe) = std::io::pipe().unwrap();
+        let mut writer = Writer::new(File::from(std::os::fd::OwnedFd::from(pipe)));
+        let (mut expected, mut lines_at_once) = (Vec::new(), 0);
+        // More than any pipe holds, in records that do not fit its pages; nobody reads meanwhile.
+        for number in 0..400 {
+            let record = format!("{number} {}\n", "x".repeat(number * 7 % 9001));
+            expected.extend_from_slice(record.as_bytes());
+            writer.push(record.as_bytes(), Amount { lines: 1, bytes: record.len() });
+            lines_at_once += writer.flush().lines;
+        }
+        assert!(lines_at_once < 400, "the pipe must be full");
+        let reading = std::thread::spawn(move || {
+            let mut found = Vec::new();
+            reader.read_to_end(&mut found).map(|_| found)
+        });
+        runtime.block_on(writer.finish()).unwrap();
+        assert!(reading.join().unwrap().unwrap() == expected, "the bytes or their order changed");
+    }
 }

@@ -59,6 +59,23 @@ impl<'a> Cursor<'a> {
         self.at
     }
 
+    /// The text from an earlier position to this one.
+    pub fn since(&self, start: usize) -> &'a str {
+        &self.text[start..self.at]
+    }
+
+    /// Passes `null`; whether it stood here.
+    pub fn null(&mut self) -> bool {
+        self.peek() == Some(b'n') && self.pass("null")
+    }
+
+    /// Passes `text` if it stands here to the byte; whether it did.
+    pub fn pass(&mut self, text: &str) -> bool {
+        let stands = self.text.as_bytes()[self.at..].starts_with(text.as_bytes());
+        self.at += if stands { text.len() } else { 0 };
+        stands
+    }
+
     /// The next byte that is not blank.
     pub fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
@@ -76,7 +93,8 @@ impl<'a> Cursor<'a> {
         if self.peek().is_none() { Ok(()) } else { self.expected("the end") }
     }
 
-    fn expected<T>(&self, expected: &'static str) -> Walked<T> {
+    /// Refuses what stands here.
+    pub fn expected<T>(&self, expected: &'static str) -> Walked<T> {
         Err(Malformed { at: self.at, expected })
     }
 
@@ -192,11 +210,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn word(&mut self) -> Walked<()> {
-        let rest = &self.text.as_bytes()[self.at..];
-        match ["true", "false", "null"].into_iter().find(|word| rest.starts_with(word.as_bytes())) {
-            Some(word) => self.at += word.len(),
-            None => return self.expected("a value"),
-        }
+        self.at += match &self.text.as_bytes()[self.at..] {
+            [b't', b'r', b'u', b'e', ..] | [b'n', b'u', b'l', b'l', ..] => 4,
+            [b'f', b'a', b'l', b's', b'e', ..] => 5,
+            _ => return self.expected("a value"),
+        };
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::attempt::{Plan, attempt};
+use super::super::attempt::{Plan, attempt, take_end};
 use super::super::policy::{Circumstances, Step, decide};
 use super::super::ticket::Ticket;
 use super::{Core, Event, FAR, Finished, Flight, MODEL_LOOK, Mode, Slot};
@@ -47,8 +47,8 @@ impl<T: Transport> Core<'_, T> {
         };
         let transport = self.transport;
         self.in_flight.start((ticket, flight, body, plan), move |(ticket, flight, body, plan)| async move {
-            let seen = attempt(transport, body, plan).await;
-            (ticket, flight, seen)
+            let (seen, ending) = attempt(transport, body, plan).await;
+            ((ticket, flight, seen), take_end(ending))
         });
         mode.event(Event::Sent { in_flight: self.in_flight.len() });
     }

@@ -16,7 +16,7 @@ pub enum Sink {
     /// To stdout, as lines are committed.
     Stdout {
         /// The output.
-        writer: Writer,
+        writer: Box<Writer>,
         /// How lines look.
         style: Style,
         /// What failed.
@@ -30,6 +30,14 @@ pub enum Sink {
 }
 
 impl Sink {
+    /// Whether it takes further lines.
+    pub fn has_room(&self) -> bool {
+        match self {
+            Self::Stdout { writer, .. } => writer.has_room(),
+            Self::Later { .. } => true,
+        }
+    }
+
     /// What failed.
     pub fn failed_lines(&mut self) -> &mut Option<FailedLines> {
         match self {

@@ -23,7 +23,7 @@ impl Run {
         self.journal = Some(journal);
         let complete = ended == Ended::Complete && why.is_none() && unsettled == 0;
         let (writer, mut failed_lines) = match sink {
-            Sink::Stdout { writer, failed_lines, .. } => (Some(writer), failed_lines),
+            Sink::Stdout { writer, failed_lines, .. } => (Some(*writer), failed_lines),
             Sink::Later { failed_lines } => (None, failed_lines),
         };
         if let Some(file) = failed_lines.as_mut().filter(|_| !complete) {
