@@ -89,9 +89,11 @@ impl Shutdown {
     }
 }
 
-/// Listens for SIGINT, SIGTERM and SIGUSR1 on the current runtime, for as long as it lives.
+/// Listens for SIGINT, SIGTERM and SIGUSR1 on the current runtime, for as long as it lives. With a handler, a limit on
+/// the size of files (SIGXFSZ) is an error of the write that meets it, instead of the end of the process.
 pub fn listen(shutdown: &Shutdown) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
+    drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
     for (kind, cause) in [
         (SignalKind::interrupt(), Cause::Interrupt),
         (SignalKind::terminate(), Cause::Terminate),

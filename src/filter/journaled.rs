@@ -57,6 +57,8 @@ pub struct Journaled<'r> {
     parsed_any: bool,
     /// Whether this run has recorded anything about a line.
     recorded: bool,
+    /// Whether the settings are to be written down before the next record.
+    settings_due: bool,
     /// The line that is being rendered.
     line: Vec<u8>,
 }
@@ -65,6 +67,7 @@ impl<'r> Journaled<'r> {
     /// Joins the parts.
     pub fn new(parts: Parts, ledger: Ledger<'r>) -> Self {
         let Parts { intake, guard, window, journal, known, settings, records, sink } = parts;
+        let settings_due = settings.differ_from(known.settings.as_ref());
         Self {
             intake,
             guard,
@@ -79,6 +82,7 @@ impl<'r> Journaled<'r> {
             freed: 0,
             parsed_any: false,
             recorded: false,
+            settings_due,
             line: Vec::new(),
         }
     }
@@ -109,6 +113,7 @@ impl<'r> Journaled<'r> {
             unsettled_records,
             intake: self.intake,
             recorded: self.recorded,
+            settings_due: self.settings_due.then_some(self.settings),
         }
     }
 
@@ -171,6 +176,9 @@ impl<'r> Journaled<'r> {
             form: pending.form,
             correlation: pending.correlation.as_ref(),
         };
+        if std::mem::take(&mut self.settings_due) {
+            self.journal.note(&Note::Settings(self.settings.clone()));
+        }
         self.journal.append(Some(token), |record| line.push_outcome(record, model, flags, outcome));
         self.recorded = true;
         let number = line.line;
@@ -271,7 +279,7 @@ impl Mode for Journaled<'_> {
     fn event(&mut self, event: Event) {
         if let Event::DialectFound(dialect) = &event {
             self.settings.dialect = Some(dialect.name().to_owned());
-            self.journal.note(&Note::Settings(self.settings.clone()));
+            self.settings_due = true;
         }
         self.ledger.reporter().event(&event);
     }

@@ -176,6 +176,8 @@ impl Rendering {
         let result = sealed.fingerprint().clone();
         // Written down first: after a crash between the two, F is known to be ours by what is in it.
         keeper.note(&[Note::Published(result.clone())])?;
+        // A process that was stopped for long may have lost the journal to another meanwhile.
+        keeper.confirm()?;
         let published = match &self.place {
             Place::Free => sealed.publish(self.how),
             Place::Ours(ours) => sealed.replace(ours),

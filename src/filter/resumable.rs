@@ -19,7 +19,7 @@ use crate::config::{Config, Destination, JournalConfig, Order};
 use crate::connection;
 use crate::engine;
 use crate::exit::{Exit, Stop};
-use crate::journal::lock::Holder;
+use crate::journal::lock::{Holder, Lock};
 use crate::journal::publish::{self, Exclusive};
 use crate::journal::{self, Closed, Journal, Known, Note, Opened, Options, Settings, Shard};
 use crate::line::escape::shown;
@@ -39,7 +39,7 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
     };
     if let Some(path) = target.as_ref().filter(|_| !stage.config.output.force) {
         // Without a journal nothing there can be ours; to find out must not leave a journal behind.
-        result::refuse_strangers(path, &wish.path)?;
+        result::refuse_strangers(path, &wish.path).inspect_err(|_| forget_stale_lock(wish))?;
     }
     let folder = publish::folder_of(&wish.path);
     if !folder.is_dir() {
@@ -61,6 +61,15 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
     match run.journal.take() {
         Some(journal) => journal.close(discard).await.map_err(Stop::from).and(result),
         None => result,
+    }
+}
+
+/// A run that was killed while it discarded its journal has left the lock; whoever comes next removes it.
+fn forget_stale_lock(wish: &JournalConfig) {
+    let lock = journal::lock_path(&wish.path);
+    if let (true, Ok(me)) = (lock.exists(), Holder::this_process(wish.job.clone())) {
+        // Somebody who works there keeps it, and says so to those who come with a journal.
+        let _ = Lock::acquire(&lock, &me).and_then(Lock::release);
     }
 }
 
@@ -138,7 +147,12 @@ impl Run {
     async fn open_target(&mut self, path: PathBuf, known: &Known) -> Result<Target, Stop> {
         let place = result::look(&path, known, self.stage.config.output.force)?;
         let probed = path.clone();
-        let how = self.journal()?.run(move |_| publish::probe(&probed).map_err(journal::Error::from)).await?;
+        let probe = move |_: &mut journal::Keeper| {
+            publish::remove_leftovers(&probed)
+                .map_err(journal::Error::io("remove what a crash has left beside", &probed))?;
+            publish::probe(&probed).map_err(journal::Error::from)
+        };
+        let how = self.journal()?.run(probe).await?;
         Ok(Target { path, how, place })
     }
 

@@ -27,7 +27,7 @@ pub struct Options {
     pub path: PathBuf,
     /// Who opens it.
     pub holder: Holder,
-    /// What this run's lines get that do not say so themselves.
+    /// What this run's lines get that do not say so themselves. Not written down here, but with the first record.
     pub settings: Settings,
     /// Use no answer that was there before; a run that began so and did not end goes on.
     pub fresh: bool,

@@ -34,6 +34,7 @@ impl Keeper {
     pub(super) fn open(options: &Options) -> Result<(Self, Known, u64), Error> {
         let path = &options.path;
         let lock = Lock::acquire(&lock_path(path), &options.holder)?;
+        publish::remove_leftovers(path).map_err(Error::io("remove what a crash has left beside", path))?;
         let file = open_or_create(path)?;
         let mut known = Known::new(options.retry_failed);
         let tail = read(&file, path, &mut known)?;
@@ -64,9 +65,6 @@ impl Keeper {
         if options.fresh && !known.fresh_unfinished && known.answers + known.failures > 0 {
             notes.push(Note::Fresh {});
             known.begin_afresh();
-        }
-        if known.settings.as_ref() != Some(&options.settings) {
-            notes.push(Note::Settings(options.settings.clone()));
         }
         let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         notes.push(Note::Owner { holder: options.holder.clone(), at });
@@ -124,6 +122,11 @@ impl Keeper {
             Err(LockError::Io { .. }) if self.lock.since_beat() < FENCE_AFTER => Ok(()),
             beaten => Ok(beaten?),
         }
+    }
+
+    /// Makes sure that the journal still is ours, whenever that was last known.
+    pub fn confirm(&mut self) -> Result<(), Error> {
+        Ok(self.lock.beat()?)
     }
 
     /// Gives the lock back. With `discard`, the journal is removed first.

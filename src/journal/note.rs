@@ -101,6 +101,11 @@ pub struct Closed {
 }
 
 impl Settings {
+    /// Whether these have to be written down behind others: all but the dialect, which is known later.
+    pub fn differ_from(&self, before: Option<&Self>) -> bool {
+        before.is_none_or(|before| Self { dialect: self.dialect.clone(), ..before.clone() } != *self)
+    }
+
     /// What makes requests differ between two settings, in words: `model: "a" → "b"`. Empty when nothing does.
     pub fn difference(&self, now: &Self) -> Vec<String> {
         let show = |value: &Option<String>| value.as_ref().map_or("none".to_owned(), |text| format!("{text:?}"));

@@ -27,11 +27,11 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat_with};
+use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat, renameat_with};
 use rustix::io::{Errno, retry_on_intr};
 use sha2::{Digest as _, Sha256};
 
-pub use exclusive::{Exclusive, ProbeError, folder_of, probe, sync_folder};
+pub use exclusive::{Exclusive, ProbeError, folder_of, probe, remove_leftovers, sync_folder};
 pub(super) use exclusive::{companion, companion_stem, create_exclusively, is_refusal, remove_if_there};
 use fingerprint::Inspected;
 pub use fingerprint::{Fingerprint, fingerprint, is_still};
@@ -73,13 +73,9 @@ impl Draft {
     /// Starts an empty draft beside `target`, removing one that a crash has left there. Until it is sealed only its
     /// owner can read it.
     pub fn create(target: &Path) -> io::Result<Draft> {
-        let path = companion(target, "anvil-draft")?;
+        let path = companion(target, exclusive::DRAFT)?;
         remove_if_there(&path)?;
-        // What the umask and the folder's default ACL allow is best told by the kernel. Not on the draft itself: whoever
-        // opens it in that moment would read all that is written later. Hence on an empty file that goes away at once.
-        let usual = Scratch { file: exclusive::create_exclusively(&path, 0o666)?, path: path.clone() };
-        let permissions = Permissions::from_mode(usual.file.metadata()?.mode() & 0o777);
-        usual.remove()?;
+        let permissions = usual_permissions(&path)?;
         let scratch = Scratch { file: exclusive::create_exclusively(&path, 0o600)?, path };
         let counted = Counted { scratch, hash: Sha256::new(), bytes: 0 };
         Ok(Draft { out: BufWriter::with_capacity(BUFFER_BYTES, counted), permissions, target: target.to_owned() })
@@ -187,10 +183,10 @@ impl Sealed {
         };
         self.inherit_permissions(&old.metadata).map_err(|source| self.failed("change the permissions for", source))?;
         self.must_be_in_place().map_err(|error| self.failed("replace", error.into()))?;
-        match self.rename_over(RenameFlags::EXCHANGE) {
+        match self.exchange() {
             Ok(()) => self.keep_or_undo_exchange(&old)?,
             Err(error) if exclusive::is_refusal(error) => {
-                self.rename_over(RenameFlags::empty()).map_err(|error| self.failed("replace", error.into()))?;
+                self.rename_over().map_err(|error| self.failed("replace", error.into()))?;
             }
             Err(error) => return Err(self.failed("replace", error.into())),
         }
@@ -206,7 +202,7 @@ impl Sealed {
             _ => {}
         }
         self.must_be_in_place()
-            .and_then(|()| self.rename_over(RenameFlags::empty()))
+            .and_then(|()| self.rename_over())
             .map_err(|error| self.failed("replace", error.into()))?;
         self.finish()
     }
@@ -237,12 +233,16 @@ impl Sealed {
             Ok(false) => self.taken(),
             Err(source) => self.failed("look at", source),
         };
-        self.rename_over(RenameFlags::EXCHANGE).map_err(|error| self.failed("put back", error.into()))?;
+        self.exchange().map_err(|error| self.failed("put back", error.into()))?;
         Err(error)
     }
 
-    fn rename_over(&self, flags: RenameFlags) -> Result<(), Errno> {
-        retry_on_intr(|| renameat_with(CWD, &self.scratch.path, CWD, &self.target, flags))
+    fn exchange(&self) -> Result<(), Errno> {
+        retry_on_intr(|| renameat_with(CWD, &self.scratch.path, CWD, &self.target, RenameFlags::EXCHANGE))
+    }
+
+    fn rename_over(&self) -> Result<(), Errno> {
+        retry_on_intr(|| renameat(CWD, &self.scratch.path, CWD, &self.target))
     }
 
     /// `ESTALE` when the draft's name is not the draft's any more: the lock was lost.
@@ -256,8 +256,8 @@ impl Sealed {
 
     /// Who has closed the result to others finds the next one closed, too.
     fn inherit_permissions(&self, old: &Metadata) -> io::Result<()> {
-        self.scratch.set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
-        self.scratch.file.sync_all()
+        let changed = self.scratch.set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
+        if changed { self.scratch.file.sync_all() } else { Ok(()) }
     }
 
     /// Removes the draft's own name, then makes both names' change durable.
@@ -289,12 +289,13 @@ impl Scratch {
         Ok(found_at(path)?.is_some_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino())))
     }
 
-    fn set_permissions(&self, permissions: Permissions) -> io::Result<()> {
+    /// Returns whether that was a change.
+    fn set_permissions(&self, permissions: Permissions) -> io::Result<bool> {
         // File systems without permissions refuse even the change to what is there.
         if self.file.metadata()?.mode() & 0o777 == permissions.mode() {
-            return Ok(());
+            return Ok(false);
         }
-        self.file.set_permissions(permissions)
+        self.file.set_permissions(permissions).map(|()| true)
     }
 
     fn remove(&self) -> io::Result<()> {
@@ -307,6 +308,16 @@ impl Drop for Scratch {
         // What cannot be removed now is removed when the next draft is made.
         let _ = self.remove();
     }
+}
+
+/// What the umask and the folder's default ACL leave to a new file, as the kernel tells by creating one at `path`.
+///
+/// It cannot be the draft: whoever opened that before its permissions were narrowed could read all that is written
+/// later. Hence an empty file, which goes away at once.
+fn usual_permissions(path: &Path) -> io::Result<Permissions> {
+    let usual = exclusive::create_exclusively(path, 0o666)?.metadata();
+    remove_if_there(path)?;
+    Ok(Permissions::from_mode(usual?.mode() & 0o777))
 }
 
 /// What has this name; a symbolic link is not followed.

@@ -9,7 +9,7 @@ use super::super::{is_regular, split, style, understanding};
 use super::Run;
 use crate::engine::Ended;
 use crate::exit::{Exit, Stop};
-use crate::journal::{Closed, Known, Note};
+use crate::journal::{Closed, Known, Note, Settings};
 use crate::line::escape::shown;
 
 impl Run {
@@ -19,7 +19,7 @@ impl Run {
     }
 
     pub(super) async fn end(&mut self, ended: Ended, rest: Rest, second: Option<SecondReading>) -> Result<Exit, Stop> {
-        let Rest { journal, known, sink, why, unsettled, unsettled_records, mut intake, recorded } = rest;
+        let Rest { journal, known, sink, why, unsettled, unsettled_records, mut intake, recorded, settings_due } = rest;
         self.journal = Some(journal);
         let complete = ended == Ended::Complete && why.is_none() && unsettled == 0;
         let (writer, mut failed_lines) = match sink {
@@ -40,8 +40,8 @@ impl Run {
         };
         let read_whole = end.as_ref().is_some_and(|end| end.error.is_none());
         let closed = match complete && read_whole {
-            true => self.complete(known, end.as_ref(), recorded, second).await,
-            false => self.interrupted(end.as_ref()).await,
+            true => self.complete(known, end.as_ref(), recorded, settings_due, second).await,
+            false => self.interrupted(end.as_ref(), recorded).await,
         };
         let closing = self.closing();
         let facts = Facts { ended: &ended, why: why.as_ref(), unsettled, end: end.as_ref() };
@@ -78,21 +78,25 @@ impl Run {
         mut known: Known,
         end: Option<&End>,
         recorded: bool,
+        settings_due: Option<Settings>,
         second: Option<SecondReading>,
     ) -> Result<(), Stop> {
-        let voids: Vec<Note> = known.places.unmet().into_iter().map(|line| Note::Void { line }).collect();
+        let unmet = known.places.unmet();
         let closed = self.closed(true, end);
-        let unchanged = !recorded && voids.is_empty();
+        // A run of no lines has settings all the same: they say which shard it was.
+        let settings = settings_due.filter(|_| self.before.is_none()).map(Note::Settings);
+        let changed = recorded || !unmet.is_empty();
+        let mut notes: Vec<Note> =
+            settings.into_iter().chain(unmet.into_iter().map(|line| Note::Void { line })).collect();
+        let before = self.before.as_ref().filter(|before| !changed && before.complete);
         let (Some(target), Some(input), Some(first)) = (&self.target, second, end.cloned()) else {
-            return self.note(voids.into_iter().chain([Note::Closed(closed)]).collect()).await;
+            notes.extend((before != Some(&closed)).then_some(Note::Closed(closed)));
+            return self.note(notes).await;
         };
-        let before = self.before.as_ref().filter(|before| unchanged && before.complete);
         if let (Place::Ours(result), Some(before)) = (&target.place, before)
             && *before == (Closed { result: Some(result.clone()), ..closed.clone() })
         {
             self.stage.reporter.warn(&format!("{} is already complete; nothing was sent", shown(&target.path)));
-            let closed = before.clone();
-            self.note(vec![Note::Closed(closed)]).await?;
             return self.remove_copy();
         }
         let config = &self.stage.config;
@@ -108,7 +112,7 @@ impl Run {
             settled: closed.answered + closed.failed,
             closed,
         };
-        self.note(voids).await?;
+        self.note(notes).await?;
         self.journal()?.run(move |keeper| rendering.run(keeper, &mut known)).await?;
         self.remove_copy()
     }
@@ -128,7 +132,11 @@ impl Run {
         }
     }
 
-    async fn interrupted(&mut self, end: Option<&End>) -> Result<(), Stop> {
+    /// What was recorded has voided the end of the run before; what was not has not.
+    async fn interrupted(&mut self, end: Option<&End>, recorded: bool) -> Result<(), Stop> {
+        if !recorded {
+            return Ok(());
+        }
         let closed = self.closed(false, end);
         self.note(vec![Note::Closed(closed)]).await
     }

@@ -6,7 +6,9 @@ use super::*;
 use std::fs::File;
 use std::path::Path;
 
+use super::claim::Found;
 use super::holder::Entry;
+use super::takeover::take_over;
 
 struct Folder(tempfile::TempDir);
 
@@ -211,6 +213,23 @@ fn who_was_made_the_holder_by_another_steps_back() {
     assert_eq!(held(Lock::acquire(&folder.lock(), &me())).0, None);
     age(&folder.lock(), 95);
     Lock::acquire(&folder.lock(), &me()).unwrap();
+}
+
+#[test]
+fn who_renamed_anothers_guard_has_not_won() {
+    let folder = Folder::new();
+    folder.abandon(&folder.lock(), &elsewhere(), true);
+    age(&folder.lock(), 95);
+    let contender = Claim::write(&folder.lock(), &me()).unwrap();
+    let now = contender.server_time().unwrap();
+    let Found::Stale(stale) = claim::look(&folder.lock(), &me(), now).unwrap() else { panic!("it is stale") };
+    assert!(contender.take(&folder.guard()).unwrap());
+    fs::remove_file(folder.guard()).unwrap();
+    let other = Holder { nonce: "o".to_owned(), ..me() };
+    let successor = Claim::write(&folder.lock(), &other).unwrap();
+    assert!(successor.take(&folder.guard()).unwrap());
+    assert!(matches!(take_over(&folder.lock(), &me(), contender, stale), Ok(Attempt::Again(_))));
+    assert_eq!(holder(&folder.lock()).unwrap().unwrap().0, other);
 }
 
 #[test]

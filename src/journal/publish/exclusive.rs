@@ -79,8 +79,8 @@ pub fn probe(target: &Path) -> Result<Exclusive, ProbeError> {
         _ => {}
     }
     let folder = folder_of(target);
-    let from = companion(target, "anvil-probe").map_err(failed("probe", target))?;
-    let to = companion(target, "anvil-probe-taken").map_err(failed("probe", target))?;
+    let from = companion(target, PROBE).map_err(failed("probe", target))?;
+    let to = companion(target, PROBE_TAKEN).map_err(failed("probe", target))?;
     let clean = || remove_if_there(&from).and_then(|()| remove_if_there(&to));
     clean().map_err(failed("remove the probe of", target))?;
     let taken = write_probe(&from).map_err(failed("write", &from)).and_then(|()| {
@@ -102,6 +102,11 @@ pub fn probe(target: &Path) -> Result<Exclusive, ProbeError> {
     cleaned?;
     sync_folder(folder).map_err(failed("sync", folder))?;
     Ok(how)
+}
+
+/// Removes what a crash may have left beside `target`: its draft and its probes. The caller holds a lock.
+pub fn remove_leftovers(target: &Path) -> io::Result<()> {
+    COMPANIONS.iter().try_for_each(|ending| remove_if_there(&companion(target, ending)?))
 }
 
 fn write_probe(path: &Path) -> io::Result<()> {
@@ -136,6 +141,12 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
         Err(error) => Err(error.into()),
     }
 }
+
+/// What a draft is called.
+pub const DRAFT: &str = "anvil-draft";
+const PROBE: &str = "anvil-probe";
+const PROBE_TAKEN: &str = "anvil-probe-taken";
+const COMPANIONS: [&str; 3] = [DRAFT, PROBE, PROBE_TAKEN];
 
 /// The folder that `path` is in.
 pub fn folder_of(path: &Path) -> &Path {

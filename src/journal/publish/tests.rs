@@ -188,7 +188,7 @@ fn an_exchange_that_met_a_change_is_undone() {
     fs::write(folder.at("edited"), "old").unwrap();
     fs::rename(folder.at("edited"), folder.at("out")).unwrap();
     let edited = fs::metadata(folder.at("out")).unwrap().ino();
-    sealed.rename_over(RenameFlags::EXCHANGE).unwrap();
+    sealed.exchange().unwrap();
     assert!(matches!(sealed.keep_or_undo_exchange(&read), Err(PublishError::Taken { .. })));
     drop(sealed);
     folder.assert_holds(&[("out", "old")]);
