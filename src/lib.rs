@@ -1,11 +1,11 @@
 //! # anvil-filter: the architecture
 //!
-//! One engine turns requests into outcomes; the filter feeds it from stdin and writes what comes out to stdout. A
-//! daemon mode and a journal are meant to join it behind the same seams.
+//! One engine turns requests into outcomes; the filter feeds it from stdin and writes what comes out to stdout, or keeps
+//! it in a journal and renders a file from that. A daemon mode is meant to join it behind the same seams.
 //!
 //! ```text
 //! main → lib → cli → config
-//! filter, command → report, connection, engine → flow, api → line
+//! filter, command → report, connection, journal, engine → flow, api → line
 //! ```
 //!
 //! Arrows point one way; an ordinary test (`tests/house.rs`) reads the sources and fails on one that runs back.
@@ -16,6 +16,7 @@
 //! | [`api`] | dialects, streams, verdicts (pure); the transport (thin) | retries, order |
 //! | [`flow`] | limit, breaker, budget, backoff; pure, time is an argument | HTTP, lines |
 //! | [`engine`] | the core loop: slots, attempts, retries, halts | lines, files, stdout |
+//! | [`journal`] | records, index, lock, durable writes, files that appear whole | stdin, stdout, the engine |
 //! | [`filter`] | reader → engine → window → writer, exit status | HTTP |
 //! | [`report`] | events to progress, summary, meta file | what anything means |
 //!
@@ -25,7 +26,10 @@
 //! - *Bounded memory*: the reader holds two blocks, the window a number of lines and bytes, a reply its cap; behind a
 //!   stalled reader of stdout lie a few buffers. Room comes back when bytes were written, and gates only what is let in.
 //! - *The engine pulls*: it holds no queue of fresh work. Retries wait in its timer heap, bounded by the window.
-//! - *One owner per state*: one task owns engine and mode; threads are only the reader, the writer and the display.
+//! - *Nothing is paid twice*: with a journal, a slot stays taken until its outcome is durable, and nobody hears of an
+//!   outcome before.
+//! - *One owner per state*: one task owns engine and mode; threads are only the reader, the writer, the journal (which
+//!   does every durable write of a run) and the display.
 //!   There is no lock on the way of a line, but for the one around counted names.
 //! - *A reply is an answer only when it holds up*: every doubt is a signal of its own ([`api::signal`]).
 //! - *One file writes stdout* (`filter/writer.rs`; the small commands print theirs in `command/mod.rs`), and one file

@@ -6,6 +6,7 @@
 //! nothing. `cargo bench -- --full` adds the run of 1,000,000 lines of 4 KB.
 
 mod floor;
+mod journal;
 mod process;
 mod rows;
 
@@ -36,6 +37,8 @@ fn main() {
     rows::start_up(&bench);
     rows::open_pipe(&bench);
     rows::stalled_reader(&bench);
+    journal::output(&bench);
+    journal::replay(&bench, 1_000_000);
     rows::memory(&bench, if full { 1_000_000 } else { 100_000 });
 }
 

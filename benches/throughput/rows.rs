@@ -36,7 +36,8 @@ fn line(number: usize, bytes: usize) -> String {
     ) + "\n"
 }
 
-fn input(bench: &Bench, lines: usize, bytes: usize) -> PathBuf {
+/// A file of so many request lines.
+pub fn input(bench: &Bench, lines: usize, bytes: usize) -> PathBuf {
     let path = bench.folder.path().join(format!("in-{lines}-{bytes}.jsonl"));
     if !path.exists() {
         let text: String = (1..=lines).map(|number| line(number, bytes)).collect();
@@ -45,7 +46,8 @@ fn input(bench: &Bench, lines: usize, bytes: usize) -> PathBuf {
     path
 }
 
-fn program(bench: &Bench, base_url: &str, in_flight: usize, further: &[&str]) -> Command {
+/// The program, with so many requests in flight.
+pub fn program(bench: &Bench, base_url: &str, in_flight: usize, further: &[&str]) -> Command {
     let mut command = Command::new(&bench.program);
     command
         .env("ANVILGPT_API_KEY", "x")
