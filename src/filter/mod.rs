@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::api::client::ApiClient;
 use crate::api::token::jwt_expiry;
-use crate::config::{Config, InputFile};
+use crate::config::{Config, Destination, InputFile};
 use crate::connection;
 use crate::engine;
 use crate::exit::{Exit, Stop};
@@ -72,7 +72,8 @@ impl Stage {
         listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
         let files = regular_files(&sources);
         let counted = regular_files(&sources);
-        let reporter = Reporter::start(&config, counted, writer::stdout_is_terminal());
+        let to_stdout = config.output.destination == Destination::Stdout;
+        let reporter = Reporter::start(&config, counted, to_stdout && writer::stdout_is_terminal());
         if let Some(warning) = expiry_warning(&config, SystemTime::now()) {
             reporter.warn(&warning);
         }
