@@ -54,6 +54,7 @@ pub struct Journaled<'r> {
     ledger: Ledger<'r>,
     committed: Vec<Committed>,
     freed: usize,
+    journal_failed: bool,
     parsed_any: bool,
     /// Whether this run has recorded anything about a line.
     recorded: bool,
@@ -80,6 +81,7 @@ impl<'r> Journaled<'r> {
             ledger,
             committed: Vec::new(),
             freed: 0,
+            journal_failed: false,
             parsed_any: false,
             recorded: false,
             settings_due,
@@ -89,7 +91,7 @@ impl<'r> Journaled<'r> {
 
     /// Ends the mode. What waits to be committed is waited for, unless the journal has failed.
     pub async fn finish(mut self) -> Rest {
-        while !self.journal.is_settled() && !self.has_failed() {
+        while !self.journal.is_settled() && !self.journal_failed {
             self.journal.flush();
             std::future::poll_fn(|cx| self.poll_journal(cx)).await;
         }
@@ -167,9 +169,9 @@ impl<'r> Journaled<'r> {
         self.record(token, None, Flags::default(), &outcome);
     }
 
-    /// Appends the outcome of a line, and books it.
-    fn record(&mut self, token: u64, model: Option<&str>, flags: Flags, outcome: &Outcome) {
-        let Some(pending) = self.window.pending(token) else { return };
+    /// Appends the outcome of a line, and books it; its slot comes free when the record is durable.
+    fn record(&mut self, token: u64, model: Option<&str>, flags: Flags, outcome: &Outcome) -> Slot {
+        let Some(pending) = self.window.pending(token) else { return Slot::Free };
         let line = Line {
             line: pending.line,
             key: pending.key,
@@ -183,6 +185,7 @@ impl<'r> Journaled<'r> {
         self.recorded = true;
         let number = line.line;
         self.ledger.book(number, outcome, flags);
+        Slot::Held
     }
 
     fn committed(&mut self, committed: Committed) {
@@ -202,7 +205,10 @@ impl<'r> Journaled<'r> {
         };
         match result {
             Ok(()) => committed.drain(..).for_each(|record| self.committed(record)),
-            Err(error) => self.fail(error),
+            Err(error) => {
+                self.journal_failed = true;
+                self.fail(error);
+            }
         }
         self.committed = committed;
         Poll::Ready(())
@@ -262,8 +268,7 @@ impl Mode for Journaled<'_> {
 
     fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
         let flags = outcome.result.as_ref().map_or_else(|_| Flags::default(), |answer| Flags::of(answer, request));
-        self.record(key.0, Some(&request.model), flags, &outcome);
-        Slot::Held
+        self.record(key.0, Some(&request.model), flags, &outcome)
     }
 
     fn take_freed(&mut self) -> usize {
