@@ -32,6 +32,8 @@ mod timing;
 const DELTAS_MAX: usize = 1024;
 /// A request whose model is being probed by another looks again after this time.
 const MODEL_LOOK: Duration = Duration::from_millis(100);
+/// What is left of the time before a deadline when what is in flight is given up: a twentieth, and never more than this.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 type Job = (Box<Ticket>, Flight, Bytes, Plan);
@@ -301,7 +303,9 @@ impl<'a, T: Transport> Core<'a, T> {
     fn begin_drain<M: Mode>(&mut self, mode: &mut M) {
         if self.drain_until.is_none() {
             let until = self.now() + self.settings.drain;
-            self.drain_until = Some(self.settings.deadline.map_or(until, |deadline| until.min(deadline)));
+            // Behind the drain, outcomes are made durable and files are closed.
+            let deadline = self.settings.deadline.map(|deadline| deadline - (deadline / 20).min(CLOSING_MAX));
+            self.drain_until = Some(deadline.map_or(until, |deadline| until.min(deadline)));
             mode.event(Event::Draining { in_flight: self.in_flight.len() });
         }
     }

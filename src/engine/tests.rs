@@ -439,7 +439,7 @@ fn what_is_still_in_flight_at_the_deadline_is_given_up() {
     let settings = Settings { deadline: Some(20 * SECOND), ..settings(2) };
     let (ended, mode, took) = run_for(settings, &transport(vec![slow()]), 5);
     assert!(matches!(&ended, Ended::Halted(halt) if halt.cause == HaltCause::Deadline), "{ended:?}");
-    assert_eq!((mode.settled.len(), took), (0, 20 * SECOND));
+    assert_eq!((mode.settled.len(), took), (0, 19 * SECOND));
 }
 
 #[test]

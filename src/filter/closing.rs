@@ -121,8 +121,11 @@ impl Closing<'_> {
             _ => {
                 let message =
                     format!("stopped: {} lines failed, more than --max-failed allows", self.reporter.counts().failed());
-                Err(Stop::new(Exit::Resumable, message)
-                    .way_out("look at the errors in the output, mend their cause, and run the same command again"))
+                // With a journal they stay failed until somebody asks for them again.
+                let again = if self.config.output.journal.is_some() { "with --retry-failed" } else { "again" };
+                Err(Stop::new(Exit::Resumable, message).way_out(format!(
+                    "look at the errors in the output, mend their cause, and run the same command {again}"
+                )))
             }
         }
     }

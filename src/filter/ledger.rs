@@ -60,22 +60,25 @@ impl<'r> Ledger<'r> {
     /// Books an outcome of this run.
     pub fn book(&mut self, line: u64, outcome: &Outcome, flags: Flags) {
         self.reporter.settled(outcome, flags);
-        if let (Err(failure), true) = (&outcome.result, self.text_errors) {
+        self.judge(line, outcome);
+    }
+
+    /// Books an outcome that a journal holds.
+    pub fn book_replayed(&mut self, line: u64, outcome: &Outcome, flags: Flags) {
+        self.reporter.replayed(outcome, flags);
+        self.judge(line, outcome);
+    }
+
+    fn judge(&mut self, line: u64, outcome: &Outcome) {
+        let Err(failure) = &outcome.result else { return };
+        if self.text_errors {
             self.reporter.line_failed(line, failure);
         }
         let counts = self.reporter.counts();
         let (failed, settled) = (counts.failed(), counts.settled());
-        if outcome.result.is_err() && self.max_failed.is_some_and(|allowance| exceeds(allowance, failed, settled)) {
+        if self.max_failed.is_some_and(|allowance| exceeds(allowance, failed, settled)) {
             self.why.get_or_insert(Why::TooManyFailed);
             self.shutdown.raise(Level::Draining);
-        }
-    }
-
-    /// Books an outcome that a journal holds. What failed before does not end a run that may mend it.
-    pub fn book_replayed(&mut self, line: u64, outcome: &Outcome, flags: Flags) {
-        self.reporter.replayed(outcome, flags);
-        if let (Err(failure), true) = (&outcome.result, self.text_errors) {
-            self.reporter.line_failed(line, failure);
         }
     }
 
