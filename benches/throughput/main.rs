@@ -3,7 +3,8 @@
 //!
 //! Everything is measured against the project's own simulator on loopback, in interleaved rounds. On a shared machine
 //! only the ratios within one run mean anything: "floor" is a bare HTTP/1 loop that sends the same requests and parses
-//! nothing. `cargo bench -- --full` adds the run of 1,000,000 lines of 4 KB.
+//! nothing. `cargo bench -- --full` adds the run of 1,000,000 lines of 4 KB; `cargo bench -- replay` measures only the
+//! rows of that name.
 
 mod floor;
 mod journal;
@@ -23,23 +24,38 @@ pub struct Bench {
     pub folder: tempfile::TempDir,
 }
 
+/// A row's name, and what measures it.
+type Row = (&'static str, fn(&Bench));
+
+const ROWS: [Row; 9] = [
+    ("throughput", rows::throughput),
+    ("heavy-tail", |bench| [64, 256].into_iter().for_each(|in_flight| rows::heavy_tail(bench, in_flight))),
+    ("streaming", rows::streaming),
+    ("start-up", rows::start_up),
+    ("open-pipe", rows::open_pipe),
+    ("stalled-reader", rows::stalled_reader),
+    ("output", journal::output),
+    ("replay", |bench| journal::replay(bench, 1_000_000)),
+    ("memory", |bench| rows::memory(bench, if is_full() { 1_000_000 } else { 100_000 })),
+];
+
+fn is_full() -> bool {
+    std::env::args().any(|argument| argument == "--full")
+}
+
 fn main() {
-    let full = std::env::args().any(|argument| argument == "--full");
+    // Cargo adds flags of its own.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let bench = Bench::build();
     process::say(&format!(
         "{} cores; every figure is the median of interleaved rounds",
         std::thread::available_parallelism().map_or(1, usize::from)
     ));
-    rows::throughput(&bench);
-    rows::heavy_tail(&bench, 64);
-    rows::heavy_tail(&bench, 256);
-    rows::streaming(&bench);
-    rows::start_up(&bench);
-    rows::open_pipe(&bench);
-    rows::stalled_reader(&bench);
-    journal::output(&bench);
-    journal::replay(&bench, 1_000_000);
-    rows::memory(&bench, if full { 1_000_000 } else { 100_000 });
+    for (name, measure) in ROWS {
+        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
+            measure(&bench);
+        }
+    }
 }
 
 impl Bench {
