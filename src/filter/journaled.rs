@@ -58,8 +58,6 @@ pub struct Journaled<'r> {
     parsed_any: bool,
     /// Whether this run has recorded anything about a line.
     recorded: bool,
-    /// Whether the settings are to be written down before the next record.
-    settings_due: bool,
     /// The line that is being rendered.
     line: Vec<u8>,
 }
@@ -67,8 +65,10 @@ pub struct Journaled<'r> {
 impl<'r> Journaled<'r> {
     /// Joins the parts.
     pub fn new(parts: Parts, ledger: Ledger<'r>) -> Self {
-        let Parts { intake, guard, window, journal, known, settings, records, sink } = parts;
-        let settings_due = settings.differ_from(known.settings.as_ref());
+        let Parts { intake, guard, window, mut journal, known, settings, records, sink } = parts;
+        if settings.differ_from(known.settings.as_ref()) {
+            journal.preface(Note::Settings(settings.clone()));
+        }
         Self {
             intake,
             guard,
@@ -84,7 +84,6 @@ impl<'r> Journaled<'r> {
             journal_failed: false,
             parsed_any: false,
             recorded: false,
-            settings_due,
             line: Vec::new(),
         }
     }
@@ -96,8 +95,7 @@ impl<'r> Journaled<'r> {
             std::future::poll_fn(|cx| self.poll_journal(cx)).await;
         }
         let (mut unsettled, mut unsettled_records) = (0, Vec::new());
-        let window = std::mem::replace(&mut self.window, Window::new(super::Order::Input, 0, 0));
-        for entry in window.give_up() {
+        for entry in self.window.give_up() {
             match entry {
                 Ok(left) => self.leave(left),
                 Err(pending) => {
@@ -115,7 +113,6 @@ impl<'r> Journaled<'r> {
             unsettled_records,
             intake: self.intake,
             recorded: self.recorded,
-            settings_due: self.settings_due.then_some(self.settings),
         }
     }
 
@@ -178,9 +175,6 @@ impl<'r> Journaled<'r> {
             form: pending.form,
             correlation: pending.correlation.as_ref(),
         };
-        if std::mem::take(&mut self.settings_due) {
-            self.journal.note(&Note::Settings(self.settings.clone()));
-        }
         self.journal.append(Some(token), |record| line.push_outcome(record, model, flags, outcome));
         self.recorded = true;
         let number = line.line;
@@ -284,7 +278,7 @@ impl Mode for Journaled<'_> {
     fn event(&mut self, event: Event) {
         if let Event::DialectFound(dialect) = &event {
             self.settings.dialect = Some(dialect.name().to_owned());
-            self.settings_due = true;
+            self.journal.preface(Note::Settings(self.settings.clone()));
         }
         self.ledger.reporter().event(&event);
     }

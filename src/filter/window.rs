@@ -139,11 +139,11 @@ impl<I, O> Window<I, O> {
     }
 
     /// The run ends early: what is settled leaves in order, with gaps; what is not comes back as `Err`.
-    pub fn give_up(self) -> Vec<Result<Left<I, O>, I>> {
-        match self.slots {
-            Slots::InOrder { slots, .. } => slots.into_iter().map(Slot::leave).collect(),
+    pub fn give_up(&mut self) -> Vec<Result<Left<I, O>, I>> {
+        match &mut self.slots {
+            Slots::InOrder { slots, .. } => std::mem::take(slots).into_iter().map(Slot::leave).collect(),
             Slots::AsTheyCome(map) => {
-                let mut rest: Vec<(u64, Slot<I, O>)> = map.into_iter().collect();
+                let mut rest: Vec<(u64, Slot<I, O>)> = std::mem::take(map).into_iter().collect();
                 rest.sort_unstable_by_key(|(key, _)| *key);
                 rest.into_iter().map(|(_, slot)| slot.leave()).collect()
             }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::Error;
 use super::frame;
-use super::keeper::Keeper;
+use super::keeper::{Findings, Keeper};
 use super::known::Known;
 use super::lock::Holder;
 use super::note::{Note, Settings};
@@ -79,6 +79,8 @@ pub struct Journal {
     group: Group,
     spare: Group,
     under_way: bool,
+    /// Notes to be written down before the next record of a line, and not without one.
+    preface: Vec<Note>,
 }
 
 impl Journal {
@@ -90,22 +92,26 @@ impl Journal {
         let path = options.path.clone();
         let thread =
             std::thread::Builder::new().name("journal".to_owned()).spawn(move || match Keeper::open(&options) {
-                Ok((keeper, known, cut_bytes)) => {
-                    if opened.send(Ok((known, cut_bytes))).is_ok() {
+                Ok((keeper, findings)) => {
+                    if opened.send(Ok(findings)).is_ok() {
                         keep(keeper, &queue, &report);
                     }
                 }
                 Err(error) => drop(opened.send(Err(error))),
             });
         let thread = thread.map_err(Error::io("start a thread for", &path))?;
-        let (known, cut_bytes) = is_open.await.map_err(|_| Error::Gone)??;
+        let Findings { known, cut_bytes, begins_afresh } = is_open.await.map_err(|_| Error::Gone)??;
         let (group, spare) = (Group::default(), Group::default());
-        let journal = Self { work, reports, thread: Some(thread), group, spare, under_way: false };
+        let preface = if begins_afresh { vec![Note::Fresh {}] } else { Vec::new() };
+        let journal = Self { work, reports, thread: Some(thread), group, spare, under_way: false, preface };
         Ok(Opened { journal, known, cut_bytes })
     }
 
     /// Adds a record to the next group; its token comes back when it is durable.
     pub fn append(&mut self, token: Option<u64>, write: impl FnOnce(&mut Vec<u8>)) {
+        for note in std::mem::take(&mut self.preface) {
+            frame::push(&mut self.group.frames, |record| note.push(record));
+        }
         let offset = self.group.frames.len() as u64;
         frame::push(&mut self.group.frames, write);
         self.group.records.extend(token.map(|token| Committed { token, offset }));
@@ -114,9 +120,18 @@ impl Journal {
         }
     }
 
-    /// Adds a note to the next group.
-    pub fn note(&mut self, note: &Note) {
-        frame::push(&mut self.group.frames, |record| note.push(record));
+    /// Has a note written down before the next record of a line: a run that records nothing has changed nothing. Of
+    /// settings only the last ones count.
+    pub fn preface(&mut self, note: Note) {
+        if matches!(note, Note::Settings(_)) {
+            self.preface.retain(|other| !matches!(other, Note::Settings(_)));
+        }
+        self.preface.push(note);
+    }
+
+    /// Takes back what was to be written down before a record.
+    pub fn take_preface(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.preface)
     }
 
     /// Hands the group on, unless one is under way: then it goes when that one is durable.
@@ -155,20 +170,23 @@ impl Journal {
     {
         let (done, result) = oneshot::channel();
         let job: Job = Box::new(move |keeper| drop(done.send(job(keeper))));
-        let sent = self.work.send(Work::Job(job));
-        match (sent, result.await) {
-            (Ok(()), Ok(result)) => result,
-            _ => Err(E::from(self.last_error())),
+        match self.send(Work::Job(job)) {
+            Ok(()) => result.await.unwrap_or_else(|_| Err(E::from(self.last_error()))),
+            Err(error) => Err(E::from(error)),
         }
+    }
+
+    /// Hands work to the thread. What it does not take is dropped before anybody waits for its result.
+    fn send(&mut self, work: Work) -> Result<(), Error> {
+        if self.work.send(work).is_ok() { Ok(()) } else { Err(self.last_error()) }
     }
 
     /// Gives the journal up: lock and thread. With `discard`, its file is removed.
     pub async fn close(mut self, discard: bool) -> Result<(), Error> {
         let (done, result) = oneshot::channel();
-        let sent = self.work.send(Work::Close { discard, done });
-        let closed = match (sent, result.await) {
-            (Ok(()), Ok(closed)) => closed,
-            _ => Err(self.last_error()),
+        let closed = match self.send(Work::Close { discard, done }) {
+            Ok(()) => result.await.unwrap_or_else(|_| Err(self.last_error())),
+            Err(error) => Err(error),
         };
         // The thread has nothing left to do but to end.
         drop(self.thread.take().map(JoinHandle::join));

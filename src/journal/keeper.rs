@@ -20,6 +20,16 @@ use crate::line::escape::shown;
 
 const BEAT_RETRY: Duration = Duration::from_secs(1);
 
+/// What a journal said when it was opened.
+#[derive(Debug)]
+pub(super) struct Findings {
+    pub(super) known: Known,
+    /// Bytes of an unfinished record that were cut off its end.
+    pub(super) cut_bytes: u64,
+    /// Whether this run is the first to use no answer from before.
+    pub(super) begins_afresh: bool,
+}
+
 /// An open journal that this process owns.
 #[derive(Debug)]
 pub struct Keeper {
@@ -31,7 +41,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// Takes the lock, opens or makes the file, reads it, cuts a torn tail, and writes down who opened it.
-    pub(super) fn open(options: &Options) -> Result<(Self, Known, u64), Error> {
+    pub(super) fn open(options: &Options) -> Result<(Self, Findings), Error> {
         let path = &options.path;
         let lock = Lock::acquire(&lock_path(path), &options.holder)?;
         publish::remove_leftovers(path).map_err(Error::io("remove what a crash has left beside", path))?;
@@ -42,8 +52,12 @@ impl Keeper {
         if tail.torn_bytes() > 0 {
             keeper.cut()?;
         }
-        keeper.begin(options, &mut known)?;
-        Ok((keeper, known, tail.torn_bytes()))
+        keeper.begin(options, &known)?;
+        let begins_afresh = options.fresh && !known.fresh_unfinished && known.answers + known.failures > 0;
+        if begins_afresh {
+            known.begin_afresh();
+        }
+        Ok((keeper, Findings { known, cut_bytes: tail.torn_bytes(), begins_afresh }))
     }
 
     /// Gives the whole records that stand before a torn tail their end back.
@@ -52,7 +66,7 @@ impl Keeper {
         cut.map_err(Error::io("cut the unfinished end of", &self.path))
     }
 
-    fn begin(&mut self, options: &Options, known: &mut Known) -> Result<(), Error> {
+    fn begin(&mut self, options: &Options, known: &Known) -> Result<(), Error> {
         if let Some(before) = known.settings.as_ref().filter(|before| before.shard != options.settings.shard) {
             let reason = format!("it is about {}, and this run about {}", about(before), about(&options.settings));
             return Err(Error::NoJournal { path: self.path.clone(), reason });
@@ -61,10 +75,6 @@ impl Keeper {
         if known.records == 0 {
             // Somebody made an empty file for us.
             notes.push(Note::header());
-        }
-        if options.fresh && !known.fresh_unfinished && known.answers + known.failures > 0 {
-            notes.push(Note::Fresh {});
-            known.begin_afresh();
         }
         let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         notes.push(Note::Owner { holder: options.holder.clone(), at });

@@ -3,7 +3,7 @@
 use super::super::window::Left;
 use super::super::writer::Amount;
 use super::{Journaled, Pending, Sink};
-use crate::journal::{Line, Note, Settled};
+use crate::journal::{Line, Settled};
 use crate::line::Outcome;
 use crate::line::completion::About;
 
@@ -52,9 +52,6 @@ impl Journaled<'_> {
         }
         let correlation = pending.correlation.as_ref();
         let line = Line { line: pending.line, key: pending.key, form: pending.form, correlation };
-        if std::mem::take(&mut self.settings_due) {
-            self.journal.note(&Note::Settings(self.settings.clone()));
-        }
         self.journal.append(None, |record| line.push_placed(record));
         self.known.places.set_met(pending.line, offset);
         self.recorded = true;

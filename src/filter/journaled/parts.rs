@@ -65,8 +65,6 @@ pub struct Rest {
     pub intake: Intake,
     /// Whether this run has recorded anything about a line.
     pub recorded: bool,
-    /// Settings that are not written down yet, since nothing was recorded under them.
-    pub settings_due: Option<Settings>,
 }
 
 /// The parts of a [`Journaled`].

@@ -9,7 +9,7 @@ use super::super::{is_regular, split, style, understanding};
 use super::Run;
 use crate::engine::Ended;
 use crate::exit::{Exit, Stop};
-use crate::journal::{Closed, Known, Note, Settings};
+use crate::journal::{Closed, Known, Note};
 use crate::line::escape::shown;
 
 impl Run {
@@ -40,7 +40,7 @@ impl Run {
         };
         let read_whole = end.as_ref().is_some_and(|end| end.error.is_none());
         let closed = match complete && read_whole {
-            true => self.complete(known, end.as_ref(), recorded, settings_due, second).await,
+            true => self.complete(known, end.as_ref(), recorded, second).await,
             false => self.interrupted(end.as_ref(), recorded).await,
         };
         let closing = self.closing();
@@ -78,16 +78,14 @@ impl Run {
         mut known: Known,
         end: Option<&End>,
         recorded: bool,
-        settings_due: Option<Settings>,
         second: Option<SecondReading>,
     ) -> Result<(), Stop> {
         let unmet = known.places.unmet();
         let closed = self.closed(true, end);
         // A run of no lines has settings all the same: they say which shard it was.
-        let settings = settings_due.filter(|_| self.before.is_none()).map(Note::Settings);
+        let mut notes = if self.before.is_none() { self.journal()?.take_preface() } else { Vec::new() };
         let changed = recorded || !unmet.is_empty();
-        let mut notes: Vec<Note> =
-            settings.into_iter().chain(unmet.into_iter().map(|line| Note::Void { line })).collect();
+        notes.extend(unmet.into_iter().map(|line| Note::Void { line }));
         let before = self.before.as_ref().filter(|before| !changed && before.complete);
         let (Some(target), Some(input), Some(first)) = (&self.target, second, end.cloned()) else {
             notes.extend((before != Some(&closed)).then_some(Note::Closed(closed)));
