@@ -2,8 +2,8 @@
 
 mod ending;
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{File, Metadata, OpenOptions};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::intake::Intake;
@@ -13,7 +13,7 @@ use super::reader::{self, Copy, Source};
 use super::result::{self, Place, SecondReading};
 use super::settings_guard::Guard;
 use super::window::Window;
-use super::writer::Writer;
+use super::writer::{self, Writer};
 use super::{Stage, engine_settings, ledger, split, stdout_stop, style, understanding, window_lines_max};
 use crate::config::{Config, Destination, JournalConfig, Order};
 use crate::connection;
@@ -23,6 +23,9 @@ use crate::journal::lock::{Holder, Lock};
 use crate::journal::publish::{self, Exclusive};
 use crate::journal::{self, Closed, Journal, Known, Note, Opened, Options, Settings, Shard};
 use crate::line::escape::shown;
+
+/// No file has this inode number.
+const ABOUT_TO_BE_MADE: u64 = 0;
 
 /// F, and what stood there before the first line was read.
 struct Target {
@@ -45,6 +48,10 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
     if !folder.is_dir() {
         return Err(Stop::new(Exit::Io, format!("the folder {} is not there", shown(folder)))
             .way_out("make it, or name a file in another one"));
+    }
+    if writer::stdout_is(&wish.path) {
+        return Err(Stop::usage(format!("standard output is the journal {}, and would destroy it", shown(&wish.path)))
+            .way_out("send the completions somewhere else"));
     }
     let settings = settings(&stage.config);
     let Opened { journal, known, cut_bytes } = Journal::open(options(wish, &settings)?).await?;
@@ -215,24 +222,32 @@ impl Run {
     }
 }
 
-/// Opens F.input, empty: a new one, or the one that an earlier run has left.
+/// Opens F.input, empty: a new one, or the one that an earlier run has left. That it is ours stands in the journal, by its
+/// inode; and before there is one, that it is about to be made.
 fn open_copy(keeper: &mut journal::Keeper, path: &Path, ours: Option<u64>) -> Result<File, Stop> {
     let failed = |error: std::io::Error| Stop::new(Exit::Io, format!("write {}: {error}", shown(path)));
-    let mut options = OpenOptions::new();
-    let file = match options.read(true).write(true).create_new(true).open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            options.create_new(false).open(path).map_err(failed)?
-        }
-        opened => opened.map_err(failed)?,
+    let found = match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        found => Some(found.map_err(failed)?),
     };
-    let metadata = file.metadata().map_err(failed)?;
-    if metadata.len() > 0 && ours != Some(metadata.ino()) {
+    let is_ours = |found: &Metadata| match ours {
+        Some(ABOUT_TO_BE_MADE) => found.is_file() && found.len() == 0,
+        ours => found.is_file() && ours == Some(found.ino()),
+    };
+    if found.as_ref().is_some_and(|found| !is_ours(found)) {
         return Err(Stop::usage(format!("{} exists, and a copy of the input must be kept there", shown(path)))
             .way_out("move it away, or name another output"));
     }
+    if found.is_none() {
+        keeper.note(&[Note::Copy { inode: ABOUT_TO_BE_MADE }])?;
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(found.is_none()).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(path).map_err(failed)?;
     file.set_len(0).map_err(failed)?;
-    if ours != Some(metadata.ino()) {
-        keeper.note(&[Note::Copy { inode: metadata.ino() }])?;
+    let inode = file.metadata().map_err(failed)?.ino();
+    if ours != Some(inode) {
+        keeper.note(&[Note::Copy { inode }])?;
     }
     Ok(file)
 }

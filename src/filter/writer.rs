@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc as thread_channel;
 use std::task::{Context, Poll};
@@ -30,6 +31,16 @@ const LATE_REPORTERS: [u64; 7] = [0x6969, 0x517b, 0xfe53_4d42, 0x0bd0_0bd0, 0x47
 /// Whether stdout is a terminal.
 pub fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
+}
+
+/// Whether stdout is this very file.
+pub fn stdout_is(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    match (stdout, path.metadata()) {
+        (Ok(stdout), Ok(file)) => (stdout.dev(), stdout.ino()) == (file.dev(), file.ino()),
+        _ => false,
+    }
 }
 
 /// Lines and bytes of one buffer.

@@ -19,7 +19,7 @@ impl Run {
     }
 
     pub(super) async fn end(&mut self, ended: Ended, rest: Rest, second: Option<SecondReading>) -> Result<Exit, Stop> {
-        let Rest { journal, known, sink, why, unsettled, unsettled_records, mut intake, recorded, settings_due } = rest;
+        let Rest { journal, known, sink, why, unsettled, unsettled_records, mut intake, recorded } = rest;
         self.journal = Some(journal);
         let complete = ended == Ended::Complete && why.is_none() && unsettled == 0;
         let (writer, mut failed_lines) = match sink {
