@@ -209,17 +209,9 @@ impl<'r> Journaled<'r> {
     }
 
     fn poll_writer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Sink::Stdout { writer, .. } = &mut self.sink else { return Poll::Pending };
-        while let Poll::Ready(result) = writer.poll_written(cx) {
-            match result {
-                Ok(amount) => self.window.written(amount.lines, amount.bytes),
-                Err(error) => {
-                    self.ledger.fail(Why::Stdout(error));
-                    return Poll::Ready(());
-                }
-            }
-        }
-        Poll::Pending
+        let (Sink::Stdout { writer, .. }, window) = (&mut self.sink, &mut self.window) else { return Poll::Pending };
+        let failure = writer.poll_failure(cx, |amount| window.written(amount.lines, amount.bytes));
+        failure.map(|error| self.ledger.fail(Why::Stdout(error)))
     }
 
     /// The next record, behind the guard over the settings.
@@ -243,6 +235,10 @@ impl<'r> Journaled<'r> {
 impl Mode for Journaled<'_> {
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
         for _ in 0..REPLAYED_AT_ONCE {
+            if self.has_failed() {
+                // Nobody else would call for the end of the run.
+                break;
+            }
             if !self.window.has_room() || !self.sink.has_room() || self.ledger.ends() {
                 return Poll::Pending;
             }

@@ -160,17 +160,25 @@ pub fn open_sources(config: &Config) -> Result<Vec<Source>, Stop> {
 }
 
 fn open_source(input: &InputFile) -> Result<Source, Stop> {
-    let opened = match input {
-        InputFile::Path(path) => reader::open(path),
+    use std::io::ErrorKind;
+    use std::os::fd::AsFd as _;
+    let (name, opened) = match input {
+        InputFile::Path(path) => (shown(path), reader::open(path)),
         InputFile::Stdin => {
-            use std::os::fd::AsFd as _;
-            let file = std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from);
-            file.map(|file| Source::whole("standard input".to_owned(), file))
-                .map_err(|error| format!("read standard input: {error}"))
+            let file = std::io::stdin().as_fd().try_clone_to_owned().map(File::from);
+            let name = "standard input".to_owned();
+            (name.clone(), file.map(|file| Source::whole(name, file)))
         }
     };
-    opened.map_err(|message| {
-        Stop::new(Exit::Input, message).way_out("name files that exist and may be read, or - for standard input")
+    opened.map_err(|error| {
+        let message = format!("read {name}: {error}");
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+                Stop::new(Exit::Input, message)
+                    .way_out("name files that exist and may be read, or - for standard input")
+            }
+            _ => Stop::new(Exit::Io, message),
+        }
     })
 }
 

@@ -207,16 +207,9 @@ impl Mode for Filter<'_> {
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Poll::Ready(result) = self.writer.poll_written(cx) {
-            match result {
-                Ok(amount) => self.window.written(amount.lines, amount.bytes),
-                Err(error) => {
-                    self.ledger.fail(Why::Stdout(error));
-                    return Poll::Ready(());
-                }
-            }
-        }
-        Poll::Pending
+        let window = &mut self.window;
+        let failure = self.writer.poll_failure(cx, |amount| window.written(amount.lines, amount.bytes));
+        failure.map(|error| self.ledger.fail(Why::Stdout(error)))
     }
 
     fn idle(&mut self, cx: &mut Context<'_>) {

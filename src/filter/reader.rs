@@ -95,13 +95,12 @@ pub enum Input<T> {
 }
 
 /// Opens a named file for reading; a folder is refused here rather than at the first read.
-pub fn open(path: &Path) -> Result<Source, String> {
-    let name = shown(path);
-    let file = File::open(path).map_err(|error| format!("read {name}: {error}"))?;
-    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-        return Err(format!("read {name}: it is a folder"));
+pub fn open(path: &Path) -> io::Result<Source> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
     }
-    Ok(Source::whole(name, file))
+    Ok(Source::whole(shown(path), file))
 }
 
 /// Starts the reading thread. `take` makes something of each record, given its number in the whole input, from 1, blank

@@ -201,7 +201,7 @@ impl Writer {
     }
 
     /// Ready when a buffer was written (with its room), or could not be.
-    pub fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Amount>> {
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Amount>> {
         let Poll::Ready(Some(result)) = self.from_thread.poll_recv(cx) else { return Poll::Pending };
         Poll::Ready(result.map(|buffer| {
             if buffer.capacity() <= 2 * BUFFER_BYTES {
@@ -211,6 +211,16 @@ impl Writer {
             self.send();
             amount
         }))
+    }
+
+    /// Hands the room of everything that was written to `each`; ready when something could not be.
+    pub fn poll_failure(&mut self, cx: &mut Context<'_>, mut each: impl FnMut(Amount)) -> Poll<io::Error> {
+        loop {
+            match std::task::ready!(self.poll_written(cx)) {
+                Ok(amount) => each(amount),
+                Err(error) => return Poll::Ready(error),
+            }
+        }
     }
 
     /// Writes what is left, and waits until all of it is out. Called once, outside the engine.
