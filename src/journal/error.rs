@@ -81,6 +81,7 @@ impl From<Error> for Stop {
             }
             Error::Lock(lock) => match *lock {
                 LockError::Io { .. } => Self::new(Exit::Io, message).way_out(kept),
+                LockError::Folder(_) => Self::config(message),
                 LockError::Held { .. } => {
                     Self::new(Exit::Resumable, message).way_out("wait until that run has ended, or name another journal")
                 }

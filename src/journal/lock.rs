@@ -22,7 +22,7 @@ use claim::{Claim, Sight, touch};
 pub use holder::Holder;
 use takeover::{Attempt, attempt, guard_of, remove_if_stale};
 
-use super::publish::{create_exclusively, remove_if_there};
+use super::publish::{ProbeError, create_exclusively, remove_if_there};
 use crate::line::escape::shown;
 
 /// How often a holder touches its lock.
@@ -58,6 +58,9 @@ pub enum LockError {
         /// Who holds it now, when the file says so.
         holder: Option<Box<Holder>>,
     },
+    /// No name can be taken exclusively in this folder.
+    #[error(transparent)]
+    Folder(ProbeError),
     /// An operation failed, which says nothing about who holds the lock.
     #[error("{action}: {source}")]
     Io {

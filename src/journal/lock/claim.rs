@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::holder::{Entry, nonce};
 use super::{Holder, LockError, STALE_AFTER, boot_clock};
 use crate::journal::publish::{
-    Exclusive, companion, companion_stem, create_exclusively, folder_of, is_refusal, remove_if_there,
+    Exclusive, ProbeError, companion, companion_stem, create_exclusively, folder_of, is_refusal, remove_if_there,
 };
 
 /// More than any lock file has.
@@ -67,6 +67,9 @@ impl Claim {
             // The reply of a network file system may have been lost: then the name is taken, and by us.
             Err(_) if self.is_at(name)? => Ok(true),
             Err(Errno::EXIST) => Ok(false),
+            Err(error) if is_refusal(error) => {
+                Err(LockError::Folder(ProbeError::NoExclusive { folder: folder_of(name).to_owned() }))
+            }
             Err(error) => Err(LockError::at("take", name)(error.into())),
         }
     }
