@@ -31,7 +31,9 @@ pub use build::{Flags, build};
 pub use deadline::{Deadline, parse_deadline};
 pub use environment::Environment;
 pub use layer::{Layer, Timeouts};
-pub use output::{Allowance, Destination, JournalConfig, Order, Output, input_copy_beside, journal_beside};
+pub use output::{
+    Allowance, Destination, JournalConfig, Order, Output, input_copy_beside, journal_beside, with_ending,
+};
 pub use shard::{Shard, ShardChoice, parse_shard};
 pub use task::{JournalAction, JournalTask, MergeTask, Task};
 pub use values::{parse_allowance, parse_base_url, parse_bytes, parse_duration, parse_param};

@@ -1,14 +1,18 @@
 //! One shard of a merge: what it is a part of, and its records one by one.
+//!
+//! What a shard is a part of stands in its journal, or for completions that came through a pipe in the summary of their
+//! run, `NAME.meta.json` beside `NAME`. There the records must number their lines themselves.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use crate::config::journal_beside;
+use crate::config::{journal_beside, with_ending};
 use crate::exit::{Exit, Stop};
 use crate::journal::{self, Error, Known, Outcomes, frame, publish};
 use crate::line::completion::Style;
 use crate::line::escape::shown;
+use crate::line::fields::Fields;
 
 /// What a shard says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +34,8 @@ pub struct Facts {
 enum Records {
     /// Rendered from a journal.
     Journal { outcomes: Outcomes, style: Style },
-    /// Taken as they stand in a file of completions, whose lines the journal numbers.
-    File { file: BufReader<File>, terminator: u8, lines: std::vec::IntoIter<u64> },
+    /// Taken as they stand in a file of completions, whose lines the journal numbers, or else they themselves.
+    File { file: BufReader<File>, terminator: u8, lines: Option<std::vec::IntoIter<u64>> },
 }
 
 /// One shard.
@@ -53,26 +57,31 @@ impl Shard {
         let is_journal = begins_as_journal(path)?;
         let journal_path = if is_journal { path.to_owned() } else { journal_beside(path) };
         if !is_journal && !journal_path.exists() {
-            return Err(Stop::new(
-                Exit::Input,
-                format!(
-                    "{} is no journal, and there is no {} that says what it is a part of",
-                    shown(path),
-                    shown(&journal_path)
-                ),
-            )
-            .way_out("name files that --output has written, with their journals beside them, or the journals"));
+            let facts = facts_of_meta(path)?;
+            if style.is_some() {
+                return Err(Stop::usage(format!("{} has no journal, so --format cannot change its form", shown(path)))
+                    .way_out("leave --format out"));
+            }
+            return Ok(Self::new(path, facts, Records::file(path, default.terminator, None)?));
         }
         let (file, known, _) = journal::look(&journal_path)?;
         let facts = facts(path, &known)?;
         let records = match (is_journal, style) {
-            (false, None) => Records::file(path, &known, default.terminator)?,
+            (false, None) => {
+                must_be_whole(path, &known)?;
+                let lines: Vec<u64> = known.places.iter().map(|(line, _)| line).collect();
+                Records::file(path, default.terminator, Some(lines))?
+            }
             (_, style) => {
                 let style = style.unwrap_or(default).clone();
                 Records::Journal { outcomes: Outcomes::new(file, &journal_path, known), style }
             }
         };
-        Ok(Self { path: path.to_owned(), facts, records, record: Vec::new(), given: 0, last: 0 })
+        Ok(Self::new(path, facts, records))
+    }
+
+    fn new(path: &Path, facts: Facts, records: Records) -> Self {
+        Self { path: path.to_owned(), facts, records, record: Vec::new(), given: 0, last: 0 }
     }
 
     /// Goes on to the next record; its line, or `None` behind the last.
@@ -88,7 +97,11 @@ impl Shard {
             },
             Records::File { file, terminator, lines } => {
                 let read = file.read_until(*terminator, &mut self.record).map_err(Error::io("read", &self.path))?;
-                if read == 0 { None } else { Some(lines.next().unwrap_or(0)) }
+                match lines {
+                    _ if read == 0 => None,
+                    Some(lines) => Some(lines.next().unwrap_or(0)),
+                    None => Some(line_of(&self.record).ok_or_else(|| unnumbered(&self.path))?),
+                }
             }
         };
         self.check(line)?;
@@ -126,18 +139,80 @@ impl Shard {
 }
 
 impl Records {
-    fn file(path: &Path, known: &Known, terminator: u8) -> Result<Self, Stop> {
-        let result = known.closed.as_ref().and_then(|closed| closed.result.as_ref());
-        let is_whole =
-            result.map(|result| publish::is_still(path, result)).transpose().map_err(Error::io("read", path))?;
-        if is_whole != Some(true) {
-            return Err(Stop::new(Exit::Input, format!("{} is not as its own run has left it", shown(path)))
-                .way_out("merge the shards' journals instead"));
-        }
+    fn file(path: &Path, terminator: u8, lines: Option<Vec<u64>>) -> Result<Self, Stop> {
         let file = File::open(path).map_err(Error::io("read", path))?;
-        let lines: Vec<u64> = known.places.iter().map(|(line, _)| line).collect();
-        Ok(Self::File { file: BufReader::with_capacity(256 << 10, file), terminator, lines: lines.into_iter() })
+        let file = BufReader::with_capacity(256 << 10, file);
+        Ok(Self::File { file, terminator, lines: lines.map(Vec::into_iter) })
     }
+}
+
+fn must_be_whole(path: &Path, known: &Known) -> Result<(), Stop> {
+    let result = known.closed.as_ref().and_then(|closed| closed.result.as_ref());
+    let is_whole = result.map(|result| publish::is_still(path, result)).transpose().map_err(Error::io("read", path))?;
+    if is_whole == Some(true) {
+        return Ok(());
+    }
+    Err(Stop::new(Exit::Input, format!("{} is not as its own run has left it", shown(path)))
+        .way_out("merge the shards' journals instead"))
+}
+
+/// The number that a completion line has of its line: its `line`, or what its `id` as a batch result says.
+fn line_of(record: &[u8]) -> Option<u64> {
+    let fields = Fields::parse(std::str::from_utf8(record).ok()?.trim_ascii()).ok()?;
+    match fields.get("line") {
+        Some(line) => line.parse().ok(),
+        None => fields.get("id")?.strip_prefix("\"batch_req_")?.strip_suffix('"')?.parse().ok(),
+    }
+}
+
+fn unnumbered(path: &Path) -> Stop {
+    Stop::new(Exit::Input, format!("the records of {} do not number their lines", shown(path)))
+        .way_out("run the shard again with --output or --journal, and merge that")
+}
+
+/// What the summary of a run says of it.
+fn facts_of_meta(path: &Path) -> Result<Facts, Stop> {
+    let meta_path = with_ending(path, ".meta.json");
+    let missing = || {
+        let message = format!(
+            "{} is no journal, and beside it there is neither {} nor {} that says what it is a part of",
+            shown(path),
+            shown(&journal_beside(path)),
+            shown(&meta_path)
+        );
+        Stop::new(Exit::Input, message)
+            .way_out("name files that --output has written, with their journals beside them, or the journals")
+    };
+    let text = match std::fs::read(&meta_path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
+        Err(error) => return Err(Error::io("read", &meta_path)(error).into()),
+    };
+    let meta: Meta = serde_json::from_slice(&text)
+        .map_err(|error| Stop::new(Exit::Input, format!("{} is no summary of a run: {error}", shown(&meta_path))))?;
+    let (index, count) = meta.input.shard.map_or((1, 1), |shard| (shard.index, shard.count));
+    match (meta.input.lines, meta.input.sha256) {
+        (Some(input_lines), Some(input_sha256)) if meta.not_settled == 0 => {
+            Ok(Facts { index, count, input_sha256, input_lines, settled: meta.settled, failed: meta.failed })
+        }
+        _ => Err(unfinished(path)),
+    }
+}
+
+/// The part of a summary that says what a run was about.
+#[derive(serde::Deserialize)]
+struct Meta {
+    input: MetaInput,
+    settled: u64,
+    failed: u64,
+    not_settled: u64,
+}
+
+#[derive(serde::Deserialize)]
+struct MetaInput {
+    lines: Option<u64>,
+    sha256: Option<String>,
+    shard: Option<journal::Shard>,
 }
 
 fn begins_as_journal(path: &Path) -> Result<bool, Stop> {
@@ -148,16 +223,17 @@ fn begins_as_journal(path: &Path) -> Result<bool, Stop> {
 }
 
 fn facts(path: &Path, known: &Known) -> Result<Facts, Stop> {
-    let unfinished = || {
-        Stop::new(Exit::Input, format!("the run that wrote {} has not come to its end", shown(path)))
-            .way_out("run its command again until it ends with 0 or 1, and then merge")
-    };
-    let closed = known.closed.as_ref().filter(|closed| closed.complete).ok_or_else(unfinished)?;
+    let closed = known.closed.as_ref().filter(|closed| closed.complete).ok_or_else(|| unfinished(path))?;
     let (Some(input_lines), Some(input_sha256)) = (closed.input_lines, closed.input_sha256.clone()) else {
-        return Err(unfinished());
+        return Err(unfinished(path));
     };
     let shard = known.settings.as_ref().and_then(|settings| settings.shard);
     let (index, count) = shard.map_or((1, 1), |shard| (shard.index, shard.count));
     let settled = closed.answered + closed.failed;
     Ok(Facts { index, count, input_sha256, input_lines, settled, failed: closed.failed })
+}
+
+fn unfinished(path: &Path) -> Stop {
+    Stop::new(Exit::Input, format!("the run that wrote {} has not come to its end", shown(path)))
+        .way_out("run its command again until it ends with 0 or 1, and then merge")
 }

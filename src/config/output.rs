@@ -74,7 +74,8 @@ pub fn input_copy_beside(output: &Path) -> PathBuf {
     with_ending(output, ".input")
 }
 
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
+/// A path whose whole name is followed by an ending.
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
