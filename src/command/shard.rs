@@ -129,7 +129,7 @@ impl Shard {
             return Ok(());
         }
         let message = format!(
-            "{} gives {} records{}, and its journal knows of {settled} settled lines of shard {index}/{count}",
+            "{} gives {} records{}, but its run has settled {settled} lines, of shard {index}/{count}",
             shown(&self.path),
             self.given,
             line.map_or(String::new(), |line| format!(" up to line {line}"))
