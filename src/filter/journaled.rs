@@ -111,7 +111,9 @@ impl<'r> Journaled<'r> {
             why: self.ledger.into_why(),
             unsettled,
             unsettled_records,
+            seen: self.guard.into_seen(),
             intake: self.intake,
+            records: self.records,
             recorded: self.recorded,
         }
     }

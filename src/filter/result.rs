@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::intake::Intake;
 use super::reader::{self, Again, End, Source, Split, sources_of_copy};
+use super::resumable::copy;
 use super::understanding::{Understanding, Understood};
 use crate::exit::{Exit, Stop};
 use crate::journal::publish::{self, Draft, Exclusive, Fingerprint, PublishError, Sealed};
@@ -51,8 +52,12 @@ pub fn look(target: &Path, known: &Known, force: bool) -> Result<Place, Stop> {
 
 /// Refuses an F that cannot be ours, since there is no journal that says so.
 pub fn refuse_strangers(target: &Path, journal: &Path) -> Result<(), Stop> {
-    let exists = |path: &Path| path.symlink_metadata().is_ok();
-    if exists(target) && !exists(journal) { Err(taken(target)) } else { Ok(()) }
+    let exists = |path: &Path| match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Stop::new(Exit::Io, format!("look at {}: {error}", shown(path)))),
+        Ok(_) => Ok(true),
+    };
+    if exists(target)? && !exists(journal)? { Err(taken(target)) } else { Ok(()) }
 }
 
 fn taken(target: &Path) -> Stop {
@@ -106,6 +111,8 @@ pub struct Rendering {
     pub settled: u64,
     /// How the run ended, but for the result.
     pub closed: Closed,
+    /// The copy of the input, which is not needed any more when F is there.
+    pub copy: Option<(PathBuf, journal::Copy)>,
 }
 
 impl Rendering {
@@ -187,6 +194,9 @@ impl Rendering {
             PublishError::Taken { path } => taken(&path),
             error => Stop::from(journal::Error::from(error)),
         })?;
+        if let Some((path, made)) = &self.copy {
+            copy::remove(path, *made).map_err(journal::Error::io("remove", path))?;
+        }
         self.closed.result = Some(result);
         keeper.note(&[Note::Closed(self.closed.clone())])?;
         Ok(())

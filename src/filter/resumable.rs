@@ -1,10 +1,9 @@
 //! A run with a journal, from its opening to its end: `--journal J` to stdout, `--output F` into a file.
 
+pub mod copy;
 mod ending;
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::intake::Intake;
 use super::journaled::{Journaled, Parts, Sink};
@@ -21,11 +20,8 @@ use crate::engine;
 use crate::exit::{Exit, Stop};
 use crate::journal::lock::{Holder, Lock};
 use crate::journal::publish::{self, Exclusive};
-use crate::journal::{self, Closed, Journal, Known, Note, Opened, Options, Settings, Shard};
+use crate::journal::{self, Closed, Journal, Known, Opened, Options, Settings, Shard};
 use crate::line::escape::shown;
-
-/// No file has this inode number.
-const ABOUT_TO_BE_MADE: u64 = 0;
 
 /// F, and what stood there before the first line was read.
 struct Target {
@@ -63,12 +59,13 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
     }
     let mut run = Run { stage, settings, target: None, journal: Some(journal), before: None, copy: None };
     let result = run.through(known, target).await;
-    // Whatever happened, the lock is given back.
+    // Whatever happened, the lock is given back; and what happened first is told.
     let discard = run.stage.config.output.discard_journal && run.target.is_some() && is_finished(&result);
-    match run.journal.take() {
-        Some(journal) => journal.close(discard).await.map_err(Stop::from).and(result),
-        None => result,
-    }
+    let closed = match run.journal.take() {
+        Some(journal) => journal.close(discard).await,
+        None => Ok(()),
+    };
+    result.and_then(|exit| closed.map(|()| exit).map_err(Stop::from))
 }
 
 /// A run that was killed while it discarded its journal has left the lock; whoever comes next removes it.
@@ -118,8 +115,8 @@ struct Run {
     journal: Option<Journal>,
     /// How the run before ended.
     before: Option<Closed>,
-    /// The copy of the input, when there is one.
-    copy: Option<PathBuf>,
+    /// The copy of the input that lies beside F, when there is one.
+    copy: Option<journal::Copy>,
 }
 
 impl Run {
@@ -128,6 +125,7 @@ impl Run {
             self.target = Some(self.open_target(path, &known).await?);
         }
         self.before = known.closed.take();
+        self.copy = known.copy.flatten();
         let guard = self.guard(&known);
         let sources = std::mem::take(&mut self.stage.sources);
         let (second, copy) = self.second_reading(&sources, &known).await?;
@@ -187,12 +185,12 @@ impl Run {
         if let Some(files) = again.into_iter().collect() {
             return Ok((Some(SecondReading::Again(files)), None));
         }
-        let copy_inode = known.copy_inode;
+        let before = known.copy;
         let opened = path.clone();
-        let file = self.journal()?.run(move |keeper| open_copy(keeper, &opened, copy_inode)).await?;
+        let (file, made) = self.journal()?.run(move |keeper| copy::open(keeper, &opened, before)).await?;
         let second =
             file.try_clone().map_err(|error| Stop::new(Exit::Io, format!("read {}: {error}", shown(&path))))?;
-        self.copy = Some(path.clone());
+        self.copy = Some(made);
         let name = shown(&path);
         Ok((Some(SecondReading::Copy { path, file: second }), Some(Copy { name, file })))
     }
@@ -220,34 +218,4 @@ impl Run {
             sink,
         })
     }
-}
-
-/// Opens F.input, empty: a new one, or the one that an earlier run has left. That it is ours stands in the journal, by its
-/// inode; and before there is one, that it is about to be made.
-fn open_copy(keeper: &mut journal::Keeper, path: &Path, ours: Option<u64>) -> Result<File, Stop> {
-    let failed = |error: std::io::Error| Stop::new(Exit::Io, format!("write {}: {error}", shown(path)));
-    let found = match path.symlink_metadata() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        found => Some(found.map_err(failed)?),
-    };
-    let is_ours = |found: &Metadata| match ours {
-        Some(ABOUT_TO_BE_MADE) => found.is_file() && found.len() == 0,
-        ours => found.is_file() && ours == Some(found.ino()),
-    };
-    if found.as_ref().is_some_and(|found| !is_ours(found)) {
-        return Err(Stop::usage(format!("{} exists, and a copy of the input must be kept there", shown(path)))
-            .way_out("move it away, or name another output"));
-    }
-    if found.is_none() {
-        keeper.note(&[Note::Copy { inode: ABOUT_TO_BE_MADE }])?;
-    }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(found.is_none()).custom_flags(libc::O_NOFOLLOW);
-    let file = options.open(path).map_err(failed)?;
-    file.set_len(0).map_err(failed)?;
-    let inode = file.metadata().map_err(failed)?.ino();
-    if ours != Some(inode) {
-        keeper.note(&[Note::Copy { inode }])?;
-    }
-    Ok(file)
 }

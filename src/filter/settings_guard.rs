@@ -57,6 +57,11 @@ impl Guard {
         Self { watch, seen: VecDeque::new() }
     }
 
+    /// What was looked at and not handed out.
+    pub fn into_seen(self) -> VecDeque<Understood> {
+        self.seen
+    }
+
     /// The next record. `has_answer` says whether the journal answers a request.
     pub fn poll_next(
         &mut self,

@@ -1,7 +1,7 @@
 //! What a journal says when it is read from its beginning. Pure.
 
 use super::index::Index;
-use super::note::{Closed, Note, Settings, VERSION};
+use super::note::{Closed, Copy, Note, Settings, VERSION};
 use super::places::Places;
 use super::publish::Fingerprint;
 use super::record::{Head, Kind};
@@ -17,8 +17,8 @@ pub struct Known {
     pub settings: Option<Settings>,
     /// The result files that runs have published or were about to, the last one last.
     pub published: Vec<Fingerprint>,
-    /// The inode of the last copy of the input.
-    pub copy_inode: Option<u64>,
+    /// The last copy of the input, if no run has come to its end since; inside, `None` when it was about to be made.
+    pub copy: Option<Option<Copy>>,
     /// How the last run ended, if nothing was recorded since.
     pub closed: Option<Closed>,
     /// Whether a run that began afresh has not come to its end.
@@ -40,7 +40,7 @@ impl Known {
             places: Places::new(1, 1),
             settings: None,
             published: Vec::new(),
-            copy_inode: None,
+            copy: None,
             closed: None,
             fresh_unfinished: false,
             answers: 0,
@@ -97,10 +97,11 @@ impl Known {
                 self.closed = None;
                 self.places.clear(line);
             }
-            Note::Copy { inode } => self.copy_inode = Some(inode),
+            Note::Copy(copy) => self.copy = Some(copy),
             Note::Published(result) => self.published.push(result),
             Note::Closed(closed) => {
                 self.fresh_unfinished &= !closed.complete;
+                self.copy = self.copy.take().filter(|_| !closed.complete);
                 self.closed = Some(closed);
             }
         }

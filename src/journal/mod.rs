@@ -38,7 +38,7 @@ pub use handle::{Committed, Journal, Opened, Options};
 pub use keeper::{Keeper, lock_path, look};
 pub use key::{Hash, Key};
 pub use known::Known;
-pub use note::{Closed, Note, Settings, Shard};
+pub use note::{Closed, Copy, Note, Settings, Shard};
 pub use outcomes::{LineOutcome, Outcomes};
 pub use record::{Head, Kind, Line, Settled};
 pub use records::Records;

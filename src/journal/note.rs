@@ -38,11 +38,8 @@ pub enum Note {
         /// Its number.
         line: u64,
     },
-    /// The input is copied as it is read, into a file of this inode.
-    Copy {
-        /// The file's inode.
-        inode: u64,
-    },
+    /// The input is copied as it is read, into this file; or, before it is there, into one that is about to be made.
+    Copy(Option<Copy>),
     /// A result file is whole and about to get its name.
     Published(Fingerprint),
     /// A run ended.
@@ -77,6 +74,16 @@ pub struct Shard {
     pub index: u64,
     /// How many shards there are.
     pub count: u64,
+}
+
+/// A copy of the input, by what tells it from other files of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copy {
+    /// Its inode number, which a later file may get again.
+    pub inode: u64,
+    /// When it was made, in nanoseconds since 1970, where the file system knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born_ns: Option<u64>,
 }
 
 /// How a run ended.

@@ -1,9 +1,12 @@
 //! What a run with a journal is made of, and what is left of it.
 
+use std::collections::VecDeque;
+
 use super::super::failed::FailedLines;
 use super::super::intake::Intake;
 use super::super::ledger::Why;
 use super::super::settings_guard::Guard;
+use super::super::understanding::Understood;
 use super::super::window::Window;
 use super::super::writer::Writer;
 use super::Pending;
@@ -61,8 +64,12 @@ pub struct Rest {
     pub unsettled: u64,
     /// Input records of those lines, as far as they were kept.
     pub unsettled_records: Vec<Box<[u8]>>,
-    /// The input that was not let in, and its end.
+    /// Records that were looked at and not let in.
+    pub seen: VecDeque<Understood>,
+    /// The input that was not let in behind those, and its end.
     pub intake: Intake,
+    /// Reads records back.
+    pub records: Records,
     /// Whether this run has recorded anything about a line.
     pub recorded: bool,
 }

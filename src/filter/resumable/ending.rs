@@ -1,15 +1,18 @@
 //! The end of a run with a journal: F is rendered when every line is settled, and what happened is written down and told.
 
+use std::path::PathBuf;
+
 use super::super::closing::{Closing, Facts};
 use super::super::journaled::{Rest, Sink};
 use super::super::ledger::Why;
 use super::super::reader::End;
 use super::super::result::{Place, Rendering, SecondReading};
+use super::super::understanding::Understood;
 use super::super::{is_regular, split, style, understanding};
-use super::Run;
+use super::{Run, copy};
 use crate::engine::Ended;
 use crate::exit::{Exit, Stop};
-use crate::journal::{Closed, Known, Note};
+use crate::journal::{self, Closed, Known, Note, Records};
 use crate::line::escape::shown;
 
 impl Run {
@@ -19,18 +22,37 @@ impl Run {
     }
 
     pub(super) async fn end(&mut self, ended: Ended, rest: Rest, second: Option<SecondReading>) -> Result<Exit, Stop> {
-        let Rest { journal, known, sink, why, unsettled, unsettled_records, mut intake, recorded } = rest;
+        let Rest {
+            journal,
+            mut known,
+            sink,
+            why,
+            unsettled,
+            unsettled_records,
+            seen,
+            mut intake,
+            mut records,
+            recorded,
+        } = rest;
         self.journal = Some(journal);
         let complete = ended == Ended::Complete && why.is_none() && unsettled == 0;
         let (writer, mut failed_lines) = match sink {
             Sink::Stdout { writer, failed_lines, .. } => (Some(*writer), failed_lines),
             Sink::Later { failed_lines } => (None, failed_lines),
         };
+        // A refused run is about nothing, and leaves what an earlier one has collected.
+        failed_lines = failed_lines.filter(|_| !matches!(&why, Some(Why::Stop(stop)) if stop.exit == Exit::Input));
         if let Some(file) = failed_lines.as_mut().filter(|_| !complete) {
             unsettled_records.iter().for_each(|record| file.push(record));
+            let mut keep = |understood: &Understood| {
+                if !is_answered(understood, &mut known, &mut records) {
+                    understood.record.iter().for_each(|record| file.push(record));
+                }
+            };
+            seen.iter().for_each(&mut keep);
             // A pipe may never end; a file's rest is as unsettled as what was in flight.
             let wait = self.stage.config.input.files.iter().all(is_regular);
-            intake.drain(wait, |understood| understood.record.iter().for_each(|record| file.push(record))).await;
+            intake.drain(wait, keep).await;
         }
         let end = intake.end().cloned();
         let (why, written) = match (why, writer) {
@@ -39,6 +61,7 @@ impl Run {
             (why, None) => (why, Ok(())),
         };
         let read_whole = end.as_ref().is_some_and(|end| end.error.is_none());
+        let held = known.index.records();
         let closed = match complete && read_whole {
             true => self.complete(known, end.as_ref(), recorded, second).await,
             false => self.interrupted(end.as_ref(), recorded).await,
@@ -54,7 +77,7 @@ impl Run {
             (_, Ok(Some(exit)), Ok(())) => Ok(exit),
             (_, Ok(None), Ok(())) => closing.judge(&facts),
         };
-        self.tell_how_to_go_on(&exit, complete);
+        self.tell_how_to_go_on(&exit, complete, held);
         self.closing().tell(&facts, &exit)?;
         exit
     }
@@ -95,7 +118,10 @@ impl Run {
             && *before == (Closed { result: Some(result.clone()), ..closed.clone() })
         {
             self.stage.reporter.warn(&format!("{} is already complete; nothing was sent", shown(&target.path)));
-            return self.remove_copy();
+            let Some((path, copy)) = self.copy_beside() else { return Ok(()) };
+            copy::remove(&path, copy).map_err(journal::Error::io("remove", &path))?;
+            // From here on no file of that name is ours.
+            return self.note(vec![Note::Closed(before.clone())]).await;
         }
         let config = &self.stage.config;
         let rendering = Rendering {
@@ -109,10 +135,14 @@ impl Run {
             first,
             settled: closed.answered + closed.failed,
             closed,
+            copy: self.copy_beside(),
         };
         self.note(notes).await?;
-        self.journal()?.run(move |keeper| rendering.run(keeper, &mut known)).await?;
-        self.remove_copy()
+        self.journal()?.run(move |keeper| rendering.run(keeper, &mut known)).await
+    }
+
+    fn copy_beside(&self) -> Option<(PathBuf, journal::Copy)> {
+        Some((self.stage.config.output.input_copy_path()?, self.copy?))
     }
 
     async fn note(&mut self, notes: Vec<Note>) -> Result<(), Stop> {
@@ -120,14 +150,6 @@ impl Run {
             return Ok(());
         }
         Ok(self.journal()?.run(move |keeper| keeper.note(&notes).map(|_| ())).await?)
-    }
-
-    fn remove_copy(&mut self) -> Result<(), Stop> {
-        match self.copy.take() {
-            Some(path) => std::fs::remove_file(&path)
-                .map_err(|error| Stop::new(Exit::Io, format!("remove {}: {error}", shown(&path)))),
-            None => Ok(()),
-        }
     }
 
     /// What was recorded has voided the end of the run before; what was not has not.
@@ -140,7 +162,7 @@ impl Run {
     }
 
     /// Ends that are none: the same command goes on from here.
-    fn tell_how_to_go_on(&self, exit: &Result<Exit, Stop>, complete: bool) {
+    fn tell_how_to_go_on(&self, exit: &Result<Exit, Stop>, complete: bool, held: u64) {
         let status = exit.as_ref().map_or_else(|stop| stop.exit, |exit| *exit);
         let resumable = [Exit::Interrupted, Exit::Terminated, Exit::Resumable, Exit::TokenRejected];
         if complete || !resumable.contains(&status) {
@@ -151,7 +173,16 @@ impl Run {
         let whole = stage.config.input.shard.is_none().then(|| stage.count_lines()).flatten();
         let of = whole.map_or(String::new(), |lines| format!(" of {lines}"));
         let failed = if counts.failed() > 0 { format!(", {} failed", counts.failed()) } else { String::new() };
+        // Lines that were put before others hide what is known of those.
+        let more = held.saturating_sub(counts.settled());
+        let more = if more > 0 { format!(", and the journal holds {more} more outcomes") } else { String::new() };
         let answered = counts.answered();
-        stage.reporter.warn(&format!("{answered}{of} answered{failed}; run the same command to go on"));
+        stage.reporter.warn(&format!("{answered}{of} answered{failed}{more}; run the same command to go on"));
     }
+}
+
+/// Whether the journal answers a record that this run has not come to.
+fn is_answered(understood: &Understood, known: &mut Known, records: &mut Records) -> bool {
+    let Ok((key, Some(offset))) = known.index.claim(&understood.hash) else { return false };
+    records.outcome(offset, &key).is_ok_and(|(_, outcome)| outcome.result.is_ok())
 }
