@@ -97,6 +97,10 @@ impl Shard {
             },
             Records::File { file, terminator, lines } => {
                 let read = file.read_until(*terminator, &mut self.record).map_err(Error::io("read", &self.path))?;
+                if read > 0 && !self.record.ends_with(&[*terminator]) {
+                    // Another record may come behind what is the last one here.
+                    self.record.push(*terminator);
+                }
                 match lines {
                     _ if read == 0 => None,
                     Some(lines) => Some(lines.next().unwrap_or(0)),

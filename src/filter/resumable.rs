@@ -36,14 +36,14 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
         Destination::File(path) => Some(path.clone()),
         Destination::Stdout => None,
     };
-    if let Some(path) = target.as_ref().filter(|_| !stage.config.output.force) {
-        // Without a journal nothing there can be ours; to find out must not leave a journal behind.
-        result::refuse_strangers(path, &wish.path).inspect_err(|_| forget_stale_lock(wish))?;
-    }
     let folder = publish::folder_of(&wish.path);
     if !folder.is_dir() {
         return Err(Stop::new(Exit::Io, format!("the folder {} is not there", shown(folder)))
             .way_out("make it, or name a file in another one"));
+    }
+    if let Some(path) = target.as_ref().filter(|_| !stage.config.output.force) {
+        // Without a journal nothing there can be ours; to find out must not leave a journal behind.
+        result::refuse_strangers(path, &wish.path).inspect_err(|_| forget_stale_lock(wish))?;
     }
     if writer::stdout_is(&wish.path) {
         return Err(Stop::usage(format!("standard output is the journal {}, and would destroy it", shown(&wish.path)))
