@@ -179,8 +179,11 @@ impl<'a, T: Transport> Core<'a, T> {
             self.errand = None;
             return Poll::Ready(Happening::Reported(report));
         }
-        if self.is_over() {
+        if self.is_over() && mode.is_done() {
             return Poll::Ready(Happening::Over);
+        }
+        if self.sends() {
+            mode.look_ahead(cx);
         }
         let now = self.now();
         if self.may_send(now)

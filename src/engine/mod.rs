@@ -40,6 +40,9 @@ pub trait Mode {
     /// The next request; `None` when there will be none any more.
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>>;
 
+    /// Called before every look for a slot, while requests are sent: what needs no slot may be done here.
+    fn look_ahead(&mut self, _: &mut Context<'_>) {}
+
     /// A request is settled. What is returned says whether its slot is free at once.
     fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot;
 
@@ -60,6 +63,11 @@ pub trait Mode {
 
     /// Lets the mode hear of its own output. Ready only when the run must stop at once.
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Whether everything that was settled is on its way, so that the run may end.
+    fn is_done(&self) -> bool {
+        true
+    }
 
     /// Nothing further is ready: what was settled should go out now. Wakes the task when that makes room.
     fn idle(&mut self, cx: &mut Context<'_>);

@@ -3,12 +3,11 @@
 //! Invariant: the status tells the truth. 0 only when every line has its completion and every byte was written.
 
 use std::io;
-use std::time::Duration;
 
 use super::failed::FailedLines;
 use super::ledger::Why;
 use super::reader::End;
-use super::writer::Writer;
+use super::writer::{Writer, out_of_patience};
 use super::{path_stop, stdout_stop};
 use crate::api::token::TokenSource;
 use crate::config::Config;
@@ -42,22 +41,20 @@ pub struct Facts<'a> {
 }
 
 impl Closing<'_> {
-    /// Writes what is left. After a signal the reader of stdout has the time of a drain to take it, after a second none.
+    /// Writes what is left, while there is patience.
     pub async fn write_out(&self, writer: Writer) -> io::Result<()> {
-        self.write_within(writer, self.config.clocks.drain).await
-    }
-
-    async fn write_within(&self, writer: Writer, drain: Duration) -> io::Result<()> {
-        let level_above = |level| std::future::poll_fn(move |cx| self.shutdown.poll_above(level, cx));
-        let patience = async {
-            level_above(Level::Running).await;
-            let _ = tokio::time::timeout(drain, level_above(Level::Draining)).await;
-        };
         tokio::select! {
             biased;
             written = writer.finish() => written,
-            () = patience => Err(io::Error::new(io::ErrorKind::TimedOut, "its reader did not take the rest in time")),
+            () = self.patience() => Err(out_of_patience()),
         }
+    }
+
+    /// After a signal the reader of stdout has the time of a drain to take the rest, after a second signal none.
+    pub async fn patience(&self) {
+        let level_above = |level| std::future::poll_fn(move |cx| self.shutdown.poll_above(level, cx));
+        level_above(Level::Running).await;
+        let _ = tokio::time::timeout(self.config.clocks.drain, level_above(Level::Draining)).await;
     }
 
     /// Publishes what failed.
@@ -122,10 +119,10 @@ impl Closing<'_> {
                 let message =
                     format!("stopped: {} lines failed, more than --max-failed allows", self.reporter.counts().failed());
                 // With a journal they stay failed until somebody asks for them again.
-                let again = if self.config.output.journal.is_some() { "with --retry-failed" } else { "again" };
-                Err(Stop::new(Exit::Resumable, message).way_out(format!(
-                    "look at the errors in the output, mend their cause, and run the same command {again}"
-                )))
+                let journal = self.config.output.journal.is_some();
+                let again = if journal { " with --retry-failed; without, it goes on behind them" } else { "" };
+                Err(Stop::new(Exit::Resumable, message)
+                    .way_out(format!("look at their errors, mend the cause, and run the same command again{again}")))
             }
         }
     }

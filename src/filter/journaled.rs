@@ -7,13 +7,16 @@
 mod leaving;
 mod parts;
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::task::{Context, Poll};
 
 use super::intake::Intake;
 use super::ledger::{Ledger, Why};
 use super::settings_guard::{Guard, Judgement};
 use super::understanding::{Understood, with_hint};
-use super::window::{Weight, Window};
+use super::window::{Left, Weight, Window};
+use super::writer;
 use crate::engine::{Delta, Event, Key, Mode, Slot, Work};
 use crate::exit::{Exit, Stop};
 use crate::journal::{self, Committed, Journal, Known, Line, Note, Records, Settings};
@@ -54,6 +57,12 @@ pub struct Journaled<'r> {
     ledger: Ledger<'r>,
     committed: Vec<Committed>,
     freed: usize,
+    /// Lines that have left the window, until the output has room for them.
+    ready: VecDeque<Left<Pending, u64>>,
+    /// The next request, when its line was met before a slot was free.
+    ahead: Option<Work>,
+    /// Whether the input has no further line.
+    exhausted: bool,
     journal_failed: bool,
     parsed_any: bool,
     /// Whether this run has recorded anything about a line.
@@ -81,6 +90,9 @@ impl<'r> Journaled<'r> {
             ledger,
             committed: Vec::new(),
             freed: 0,
+            ready: VecDeque::new(),
+            ahead: None,
+            exhausted: false,
             journal_failed: false,
             parsed_any: false,
             recorded: false,
@@ -88,8 +100,9 @@ impl<'r> Journaled<'r> {
         }
     }
 
-    /// Ends the mode. What waits to be committed is waited for, unless the journal has failed.
-    pub async fn finish(mut self) -> Rest {
+    /// Ends the mode. What waits to be committed is waited for, unless the journal has failed; then the output is waited
+    /// for, for as long as there is `patience`.
+    pub async fn finish(mut self, patience: impl Future<Output = ()>) -> Rest {
         while !self.journal.is_settled() && !self.journal_failed {
             self.journal.flush();
             std::future::poll_fn(|cx| self.poll_journal(cx)).await;
@@ -97,12 +110,20 @@ impl<'r> Journaled<'r> {
         let (mut unsettled, mut unsettled_records) = (0, Vec::new());
         for entry in self.window.give_up() {
             match entry {
-                Ok(left) => self.leave(left),
+                Ok(left) => self.ready.push_back(left),
                 Err(pending) => {
                     unsettled += 1;
                     unsettled_records.extend(pending.record);
                 }
             }
+        }
+        let shown = tokio::select! {
+            biased;
+            () = self.show_rest() => true,
+            () = patience => false,
+        };
+        if !shown {
+            self.ledger.fail(Why::Stdout(writer::out_of_patience()));
         }
         Rest {
             journal: self.journal,
@@ -194,6 +215,9 @@ impl<'r> Journaled<'r> {
 
     /// Ready when something was committed, or the journal has failed.
     fn poll_journal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.journal_failed {
+            return Poll::Pending;
+        }
         let mut committed = std::mem::take(&mut self.committed);
         let Poll::Ready(result) = self.journal.poll_committed(cx, &mut committed) else {
             self.committed = committed;
@@ -210,10 +234,9 @@ impl<'r> Journaled<'r> {
         Poll::Ready(())
     }
 
-    fn poll_writer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (Sink::Stdout { writer, .. }, window) = (&mut self.sink, &mut self.window) else { return Poll::Pending };
-        let failure = writer.poll_failure(cx, |amount| window.written(amount.lines, amount.bytes));
-        failure.map(|error| self.ledger.fail(Why::Stdout(error)))
+    /// Whether another line may be let in: memory is bounded, whatever is slow.
+    fn has_room_ahead(&self) -> bool {
+        self.window.has_room() && self.sink.has_room() && self.journal.has_room() && !self.ledger.ends()
     }
 
     /// The next record, behind the guard over the settings.
@@ -235,27 +258,31 @@ impl<'r> Journaled<'r> {
 }
 
 impl Mode for Journaled<'_> {
-    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
+    fn poll_pull(&mut self, _: &mut Context<'_>) -> Poll<Option<Work>> {
+        match self.ahead.take() {
+            Some(work) => Poll::Ready(Some(work)),
+            None if self.exhausted => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Replays what the journal answers, up to the first line that it does not: that needs neither slot nor service.
+    fn look_ahead(&mut self, cx: &mut Context<'_>) {
         for _ in 0..REPLAYED_AT_ONCE {
+            if self.ahead.is_some() || self.exhausted || !self.has_room_ahead() {
+                return;
+            }
+            match self.poll_understood(cx) {
+                Poll::Ready(Some(understood)) => self.ahead = self.take(understood),
+                Poll::Ready(None) => self.exhausted = true,
+                Poll::Pending => return,
+            }
             if self.has_failed() {
                 // Nobody else would call for the end of the run.
                 break;
             }
-            if !self.window.has_room() || !self.sink.has_room() || self.ledger.ends() {
-                return Poll::Pending;
-            }
-            match self.poll_understood(cx) {
-                Poll::Ready(Some(understood)) => {
-                    if let Some(work) = self.take(understood) {
-                        return Poll::Ready(Some(work));
-                    }
-                }
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
         }
         cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
@@ -283,16 +310,18 @@ impl Mode for Journaled<'_> {
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.poll_journal(cx).is_ready() && !self.has_failed() {}
-        if self.poll_writer(cx).is_ready() || self.has_failed() { Poll::Ready(()) } else { Poll::Pending }
+        let failed = self.poll_writer(cx).is_ready();
+        self.show_ready();
+        if failed || self.has_failed() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn is_done(&self) -> bool {
+        self.ready.is_empty()
     }
 
     fn idle(&mut self, cx: &mut Context<'_>) {
         self.journal.flush();
-        let Sink::Stdout { writer, .. } = &mut self.sink else { return };
-        let had_room = self.window.has_room();
-        let written = writer.flush();
-        self.window.written(written.lines, written.bytes);
-        if !had_room && self.window.has_room() {
+        if self.flush_writer() {
             cx.waker().wake_by_ref();
         }
     }

@@ -28,13 +28,16 @@ pub struct Ledger<'r> {
     max_failed: Option<Allowance>,
     /// Whether text errors go to stderr, since the format has no place for them.
     text_errors: bool,
+    /// Lines that this run has settled, and those of them that failed.
+    settled: u64,
+    failed: u64,
     why: Option<Why>,
 }
 
 impl<'r> Ledger<'r> {
     /// An empty ledger.
     pub fn new(reporter: &'r Reporter, shutdown: Shutdown, max_failed: Option<Allowance>, text_errors: bool) -> Self {
-        Self { reporter, shutdown, max_failed, text_errors, why: None }
+        Self { reporter, shutdown, max_failed, text_errors, settled: 0, failed: 0, why: None }
     }
 
     /// Who hears of the run.
@@ -60,25 +63,25 @@ impl<'r> Ledger<'r> {
     /// Books an outcome of this run.
     pub fn book(&mut self, line: u64, outcome: &Outcome, flags: Flags) {
         self.reporter.settled(outcome, flags);
-        self.judge(line, outcome);
-    }
-
-    /// Books an outcome that a journal holds.
-    pub fn book_replayed(&mut self, line: u64, outcome: &Outcome, flags: Flags) {
-        self.reporter.replayed(outcome, flags);
-        self.judge(line, outcome);
-    }
-
-    fn judge(&mut self, line: u64, outcome: &Outcome) {
-        let Err(failure) = &outcome.result else { return };
-        if self.text_errors {
-            self.reporter.line_failed(line, failure);
-        }
-        let counts = self.reporter.counts();
-        let (failed, settled) = (counts.failed(), counts.settled());
-        if self.max_failed.is_some_and(|allowance| exceeds(allowance, failed, settled)) {
+        self.tell_failure(line, outcome);
+        self.settled += 1;
+        self.failed += u64::from(outcome.result.is_err());
+        let too_many = self.max_failed.is_some_and(|allowance| exceeds(allowance, self.failed, self.settled));
+        if outcome.result.is_err() && too_many {
             self.why.get_or_insert(Why::TooManyFailed);
             self.shutdown.raise(Level::Draining);
+        }
+    }
+
+    /// Books an outcome that a journal holds. Failures of earlier runs do not end this one: it could never go on.
+    pub fn book_replayed(&mut self, line: u64, outcome: &Outcome, flags: Flags) {
+        self.reporter.replayed(outcome, flags);
+        self.tell_failure(line, outcome);
+    }
+
+    fn tell_failure(&self, line: u64, outcome: &Outcome) {
+        if let (Err(failure), true) = (&outcome.result, self.text_errors) {
+            self.reporter.line_failed(line, failure);
         }
     }
 
@@ -93,9 +96,11 @@ impl<'r> Ledger<'r> {
         self.shutdown.raise(Level::Aborting);
     }
 
-    /// The output has failed: the run ends, and this is why.
+    /// The output or the journal has failed: the run ends, and this is why. What failed first is told.
     pub fn fail(&mut self, why: Why) {
-        self.why = Some(why);
+        if !self.has_stopped() {
+            self.why = Some(why);
+        }
     }
 }
 

@@ -137,7 +137,7 @@ impl Run {
         let stage = &self.stage;
         let mut mode = Journaled::new(parts, ledger(stage));
         let ended = engine::run(engine_settings(&stage.config), &stage.client, &mut mode, &stage.shutdown).await;
-        let rest = mode.finish().await;
+        let rest = mode.finish(self.closing().patience()).await;
         if matches!(rest.why, Some(Why::NoModel)) {
             self.journal = Some(rest.journal);
             return Err(connection::no_model(&self.stage.client).await);

@@ -33,6 +33,11 @@ pub fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Why a run ends although lines wait to be written.
+pub fn out_of_patience() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "its reader did not take the rest in time")
+}
+
 /// Whether stdout is this very file.
 pub fn stdout_is(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;

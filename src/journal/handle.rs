@@ -157,6 +157,11 @@ impl Journal {
         }))
     }
 
+    /// Whether further records may be added: the next group waits for its turn, and should not grow without a bound.
+    pub fn has_room(&self) -> bool {
+        !self.under_way || self.group.frames.len() < GROUP_BYTES
+    }
+
     /// Whether everything that was added is durable.
     pub fn is_settled(&self) -> bool {
         !self.under_way && self.group.frames.is_empty()

@@ -93,9 +93,9 @@ impl Known {
                 self.settings = Some(settings);
             }
             Note::Fresh {} => self.begin_afresh(),
-            Note::Void { line } => {
+            Note::Void { line, to } => {
                 self.closed = None;
-                self.places.clear(line);
+                self.places.clear(line, to.unwrap_or(line));
             }
             Note::Copy(copy) => self.copy = Some(copy),
             Note::Published(result) => self.published.push(result),

@@ -33,10 +33,13 @@ pub enum Note {
     },
     /// What was answered before this record is not used any more.
     Fresh {},
-    /// The line has no outcome any more: the input has changed.
+    /// Lines have no outcome any more: the input has changed.
     Void {
-        /// Its number.
+        /// The first one's number.
         line: u64,
+        /// The last one's, when there are several.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<u64>,
     },
     /// The input is copied as it is read, into this file; or, before it is there, into one that is about to be made.
     Copy(Option<Copy>),
@@ -162,8 +165,9 @@ mod tests {
             ..Settings::default()
         };
         let golden = [
+            (Note::Void { line: 3, to: Some(9) }, r#"{"void":{"line":3,"to":9}}"#),
             (Note::Fresh {}, r#"{"fresh":{}}"#),
-            (Note::Void { line: 3 }, r#"{"void":{"line":3}}"#),
+            (Note::Void { line: 3, to: None }, r#"{"void":{"line":3}}"#),
             (
                 Note::Settings(settings),
                 r#"{"settings":{"base_url":"http://h/api","model":"m","system":null,"params":[],"input":"json"}}"#,

@@ -43,14 +43,22 @@ impl Places {
         *self.slot(line) |= MET;
     }
 
-    /// The line has no outcome any more.
-    pub fn clear(&mut self, line: u64) {
-        *self.slot(line) = NONE;
+    /// The lines from one to another have no outcome any more.
+    pub fn clear(&mut self, first: u64, last: u64) {
+        let range = self.position(first)..(self.position(last) + 1).min(self.offsets.len());
+        self.offsets.get_mut(range).into_iter().flatten().for_each(|offset| *offset = NONE);
     }
 
-    /// Lines of earlier inputs that this run did not meet.
-    pub fn unmet(&self) -> Vec<u64> {
-        self.all().filter(|(_, offset)| offset & MET == 0).map(|(line, _)| line).collect()
+    /// Lines of earlier inputs that this run did not meet, as ranges from a first to a last one.
+    pub fn unmet(&self) -> Vec<(u64, u64)> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (line, _) in self.all().filter(|(_, offset)| offset & MET == 0) {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + self.count == line => *last = line,
+                _ => ranges.push((line, line)),
+            }
+        }
+        ranges
     }
 
     /// Every line that has a record, in order, and where the record begins.
@@ -88,9 +96,9 @@ mod tests {
         assert_eq!((places.get(1), places.get(2), places.get(3), places.get(4)), (Some(100), None, Some(300), None));
         places.meet(3);
         places.set_met(4, 400);
-        assert_eq!(places.unmet(), [1]);
-        places.clear(1);
-        assert_eq!(places.unmet(), [] as [u64; 0]);
+        assert_eq!(places.unmet(), [(1, 1)]);
+        places.clear(1, 1);
+        assert_eq!(places.unmet(), []);
         assert_eq!(places.iter().collect::<Vec<_>>(), [(3, 300), (4, 400)]);
         places.meet(2);
         assert_eq!(places.get(2), None, "a line without a record stays without one");
@@ -103,6 +111,12 @@ mod tests {
             let lines: Vec<u64> = (1..=40).filter(|line| line % 4 == index % 4).collect();
             lines.iter().for_each(|line| places.set(*line, line * 10));
             assert_eq!(places.offsets.len(), 10);
+            assert_eq!(places.unmet(), [(lines[0], lines[9])]);
+            places.meet(lines[4]);
+            assert_eq!(places.unmet(), [(lines[0], lines[3]), (lines[5], lines[9])]);
+            let mut cleared = places.clone();
+            cleared.clear(lines[5], 1000);
+            assert_eq!(cleared.iter().count(), 5);
             assert_eq!(places.iter().map(|(line, _)| line).collect::<Vec<_>>(), lines);
         }
     }

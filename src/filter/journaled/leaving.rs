@@ -1,5 +1,8 @@
 //! A line's way out of the window: its record is durable, is read back, and is shown, or kept for the second pass.
 
+use std::task::{Context, Poll};
+
+use super::super::ledger::Why;
 use super::super::window::Left;
 use super::super::writer::Amount;
 use super::{Journaled, Pending, Sink};
@@ -9,13 +12,54 @@ use crate::line::completion::About;
 
 impl Journaled<'_> {
     pub(super) fn leave_window(&mut self, token: u64, offset: u64) {
-        let mut leaving = Vec::new();
-        self.window.settle(token, offset, 0, &mut |left| leaving.push(left));
-        leaving.into_iter().for_each(|left| self.leave(left));
+        let ready = &mut self.ready;
+        self.window.settle(token, offset, 0, &mut |left| ready.push_back(left));
+        self.show_ready();
+    }
+
+    /// Shows what is ready, as far as the output has room: a record takes memory only from here on.
+    pub(super) fn show_ready(&mut self) {
+        while self.sink.has_room() && self.window.has_byte_room() {
+            let Some(left) = self.ready.pop_front() else { return };
+            self.leave(left);
+        }
+    }
+
+    /// Shows all that is ready, waiting for the output.
+    pub(super) async fn show_rest(&mut self) {
+        loop {
+            self.show_ready();
+            if self.ready.is_empty() || self.has_failed() {
+                return;
+            }
+            self.flush_writer();
+            std::future::poll_fn(|cx| {
+                let failed = self.poll_writer(cx).is_ready();
+                let has_room = self.sink.has_room() && self.window.has_byte_room();
+                if failed || has_room { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+    }
+
+    /// Ready when stdout cannot be written.
+    pub(super) fn poll_writer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (Sink::Stdout { writer, .. }, window) = (&mut self.sink, &mut self.window) else { return Poll::Pending };
+        let failure = writer.poll_failure(cx, |amount| window.written(amount.lines, amount.bytes));
+        failure.map(|error| self.ledger.fail(Why::Stdout(error)))
+    }
+
+    /// Hands the output on; whether that has made room for more.
+    pub(super) fn flush_writer(&mut self) -> bool {
+        let Sink::Stdout { writer, .. } = &mut self.sink else { return false };
+        let had_room = self.window.has_room();
+        let written = writer.flush();
+        self.window.written(written.lines, written.bytes);
+        (!had_room && self.window.has_room()) || (written.lines > 0 && !self.ready.is_empty())
     }
 
     /// A line's turn has come: its record is durable.
-    pub(super) fn leave(&mut self, left: Left<Pending, u64>) {
+    fn leave(&mut self, left: Left<Pending, u64>) {
         let Left { item: pending, output: offset, bytes } = left;
         if self.has_failed() {
             return;

@@ -16,7 +16,7 @@ use crate::journal::{self, Closed, Known, Note, Records};
 use crate::line::escape::shown;
 
 impl Run {
-    fn closing(&self) -> Closing<'_> {
+    pub(super) fn closing(&self) -> Closing<'_> {
         let stage = &self.stage;
         Closing { config: &stage.config, reporter: &stage.reporter, shutdown: &stage.shutdown }
     }
@@ -108,7 +108,8 @@ impl Run {
         // A run of no lines has settings all the same: they say which shard it was.
         let mut notes = if self.before.is_none() { self.journal()?.take_preface() } else { Vec::new() };
         let changed = recorded || !unmet.is_empty();
-        notes.extend(unmet.into_iter().map(|line| Note::Void { line }));
+        let void = |(line, last)| Note::Void { line, to: Some(last).filter(|last| *last != line) };
+        notes.extend(unmet.into_iter().map(void));
         let before = self.before.as_ref().filter(|before| !changed && before.complete);
         let (Some(target), Some(input), Some(first)) = (&self.target, second, end.cloned()) else {
             notes.extend((before != Some(&closed)).then_some(Note::Closed(closed)));
