@@ -23,7 +23,8 @@ struct Specimen {
 impl Specimen {
     fn new() -> Specimen {
         let desk = Desk::new();
-        desk.journaled().input(prompts(LINES)).output().expect(0);
+        // One at a time, so that records lie in the order of the lines.
+        desk.journaled().args(["-j", "1"]).input(prompts(LINES)).output().expect(0);
         let whole = desk.bytes("journal");
         let ends = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
         let mut starts: Vec<usize> = [0].into_iter().chain(ends).collect();

@@ -96,7 +96,7 @@ struct Salvaged {
 
 /// Copies every whole record into a new file.
 fn salvage(path: &Path, out: &Path) -> Result<Exit, Stop> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = journal::open_to_read(path)?;
     let holder = Holder::this_process(None).map_err(Error::io("lock", out))?;
     let lock = Lock::acquire(&lock_path(out), &holder).map_err(Error::from)?;
     let salvaged = copy_whole(&file, path, out);

@@ -68,6 +68,16 @@ fn agree(shards: &[Shard]) -> Result<(), Stop> {
                 shown(&first.path)
             ));
         }
+        if let (Some(style), Some(other)) = (&shard.style, &first.style)
+            && style != other
+        {
+            return Err(Stop::usage(format!(
+                "{} has records in the form {style}, {} in the form {other}",
+                shown(&shard.path),
+                shown(&first.path)
+            ))
+            .way_out("give --format, or name the journals of all shards"));
+        }
         if let Some(other) = seen.insert(own.index, &shard.path) {
             return refuse(format!("{} and {} are both shard {}", shown(other), shown(&shard.path), own.index));
         }

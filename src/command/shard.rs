@@ -9,10 +9,14 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{journal_beside, with_ending};
 use crate::exit::{Exit, Stop};
-use crate::journal::{self, Error, Known, Outcomes, frame, publish};
+use crate::journal::{self, Closed, Error, Known, Outcomes, frame, publish};
 use crate::line::completion::Style;
 use crate::line::escape::shown;
 use crate::line::fields::Fields;
+
+/// The name of the style of plain text, and what the names of styles end with whose records end with NUL.
+const TEXT_STYLE: &str = "text";
+const NUL_STYLE: &str = ", NUL";
 
 /// What a shard says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub struct Shard {
     pub path: PathBuf,
     /// What it says of itself.
     pub facts: Facts,
+    /// The name of the style of its records, as far as it is known.
+    pub style: Option<String>,
     records: Records,
     record: Vec<u8>,
     given: u64,
@@ -62,26 +68,30 @@ impl Shard {
                 return Err(Stop::usage(format!("{} has no journal, so --format cannot change its form", shown(path)))
                     .way_out("leave --format out"));
             }
-            return Ok(Self::new(path, facts, Records::file(path, default.terminator, None)?));
+            return Ok(Self::new(path, facts, None, Records::file(path, default.terminator, None)?));
         }
         let (file, known, _) = journal::look(&journal_path)?;
         let facts = facts(path, &known)?;
-        let records = match (is_journal, style) {
-            (false, None) => {
-                must_be_whole(path, &known)?;
-                let lines: Vec<u64> = known.places.iter().map(|(line, _)| line).collect();
-                Records::file(path, default.terminator, Some(lines))?
+        let as_it_stands =
+            Some(&known).filter(|_| !is_journal && style.is_none()).and_then(|known| known.closed.as_ref());
+        if let Some(closed) = as_it_stands {
+            must_be_whole(path, closed)?;
+            let name = closed.style.clone().unwrap_or_default();
+            let terminator = if name.ends_with(NUL_STYLE) { 0 } else { b'\n' };
+            if name == TEXT_STYLE {
+                must_have_records(path, facts.settled)?;
             }
-            (_, style) => {
-                let style = style.unwrap_or(default).clone();
-                Records::Journal { outcomes: Outcomes::new(file, &journal_path, known), style }
-            }
-        };
-        Ok(Self::new(path, facts, records))
+            let lines: Vec<u64> = known.places.iter().map(|(line, _)| line).collect();
+            return Ok(Self::new(path, facts, Some(name), Records::file(path, terminator, Some(lines))?));
+        }
+        let style = style.unwrap_or(default).clone();
+        let name = style.name();
+        let records = Records::Journal { outcomes: Outcomes::new(file, &journal_path, known), style };
+        Ok(Self::new(path, facts, Some(name), records))
     }
 
-    fn new(path: &Path, facts: Facts, records: Records) -> Self {
-        Self { path: path.to_owned(), facts, records, record: Vec::new(), given: 0, last: 0 }
+    fn new(path: &Path, facts: Facts, style: Option<String>, records: Records) -> Self {
+        Self { path: path.to_owned(), facts, style, records, record: Vec::new(), given: 0, last: 0 }
     }
 
     /// Goes on to the next record; its line, or `None` behind the last.
@@ -150,14 +160,33 @@ impl Records {
     }
 }
 
-fn must_be_whole(path: &Path, known: &Known) -> Result<(), Stop> {
-    let result = known.closed.as_ref().and_then(|closed| closed.result.as_ref());
-    let is_whole = result.map(|result| publish::is_still(path, result)).transpose().map_err(Error::io("read", path))?;
-    if is_whole == Some(true) {
+fn must_be_whole(path: &Path, closed: &Closed) -> Result<(), Stop> {
+    let is_whole = closed.result.as_ref().map(|result| publish::is_still(path, result)).transpose();
+    if is_whole.map_err(Error::io("read", path))? == Some(true) {
         return Ok(());
     }
     Err(Stop::new(Exit::Input, format!("{} is not as its own run has left it", shown(path)))
         .way_out("merge the shards' journals instead"))
+}
+
+/// A text that has line breaks in it is not one record a line.
+fn must_have_records(path: &Path, records: u64) -> Result<(), Stop> {
+    let mut file = BufReader::with_capacity(256 << 10, journal::open_to_read(path)?);
+    let mut ends = 0;
+    loop {
+        let block = file.fill_buf().map_err(Error::io("read", path))?;
+        if block.is_empty() {
+            break;
+        }
+        ends += memchr::memchr_iter(b'\n', block).count() as u64;
+        let length = block.len();
+        file.consume(length);
+    }
+    if ends == records {
+        return Ok(());
+    }
+    Err(Stop::new(Exit::Input, format!("{} has answers with line breaks, which cannot be told apart", shown(path)))
+        .way_out("name the journals and give --format text, with -0 to keep the answers apart"))
 }
 
 /// The number that a completion line has of its line: its `line`, or what its `id` as a batch result says.
@@ -196,7 +225,7 @@ fn facts_of_meta(path: &Path) -> Result<Facts, Stop> {
         .map_err(|error| Stop::new(Exit::Input, format!("{} is no summary of a run: {error}", shown(&meta_path))))?;
     let (index, count) = meta.input.shard.map_or((1, 1), |shard| (shard.index, shard.count));
     match (meta.input.lines, meta.input.sha256) {
-        (Some(input_lines), Some(input_sha256)) if meta.not_settled == 0 => {
+        (Some(input_lines), Some(input_sha256)) if matches!(meta.exit_status, 0 | 1) && meta.not_settled == 0 => {
             Ok(Facts { index, count, input_sha256, input_lines, settled: meta.settled, failed: meta.failed })
         }
         _ => Err(unfinished(path)),
@@ -206,6 +235,7 @@ fn facts_of_meta(path: &Path) -> Result<Facts, Stop> {
 /// The part of a summary that says what a run was about.
 #[derive(serde::Deserialize)]
 struct Meta {
+    exit_status: u8,
     input: MetaInput,
     settled: u64,
     failed: u64,
@@ -220,7 +250,7 @@ struct MetaInput {
 }
 
 fn begins_as_journal(path: &Path) -> Result<bool, Stop> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = journal::open_to_read(path)?;
     let mut first = Vec::new();
     file.take(4096).read_to_end(&mut first).map_err(Error::io("read", path))?;
     Ok(matches!(frame::read(&first), frame::Found::Frame(payload, _) if payload.starts_with("{\"journal\":")))

@@ -112,9 +112,7 @@ impl Closing<'_> {
     fn judge_stop(&self, why: Option<&Why>) -> Result<Exit, Stop> {
         match (why, self.shutdown.cause()) {
             (Some(Why::Stop(stop)), _) => Err(stop.clone()),
-            (_, Some(Cause::Interrupt)) => Ok(Exit::Interrupted),
-            (_, Some(Cause::Terminate)) => Ok(Exit::Terminated),
-            (_, Some(Cause::Requeue)) => Ok(Exit::Resumable),
+            (_, Some(cause)) => Ok(exit_after(Some(cause))),
             _ => {
                 let message =
                     format!("stopped: {} lines failed, more than --max-failed allows", self.reporter.counts().failed());
@@ -146,5 +144,14 @@ fn exit_of(cause: HaltCause) -> Exit {
         HaltCause::Misconfigured => Exit::Config,
         HaltCause::TokenRejected => Exit::TokenRejected,
         HaltCause::Outage | HaltCause::Deadline => Exit::Resumable,
+    }
+}
+
+/// The status of a run that ended because it was told to.
+pub fn exit_after(cause: Option<Cause>) -> Exit {
+    match cause {
+        Some(Cause::Interrupt) => Exit::Interrupted,
+        Some(Cause::Terminate) => Exit::Terminated,
+        Some(Cause::Requeue) | None => Exit::Resumable,
     }
 }

@@ -41,12 +41,15 @@ use intake::Intake;
 use ledger::{Ledger, Why};
 use mode::{Filter, Rest};
 use reader::{Source, Split};
-use understanding::Understanding;
+use understanding::{Understanding, Understood};
 use window::Window;
 use writer::Writer;
 
 /// The reorder window, as a multiple of the concurrency: wide enough that one slow request does not idle the others.
 const WINDOW_PER_SLOT: usize = 64;
+
+/// Larger inputs are not counted at the end of a run that was stopped.
+const COUNTED_BYTES_MAX: u64 = 64 << 20;
 
 /// A token that lives longer is not worth a word at the start.
 const EXPIRY_NEAR: Duration = Duration::from_secs(48 * 3600);
@@ -82,7 +85,11 @@ impl Stage {
 
     /// Lines of the whole input that are not blank, when it can be read a second time.
     fn count_lines(&self) -> Option<u64> {
-        report::count_lines(self.files.as_deref()?, self.config.input.separator)
+        let files = self.files.as_deref()?;
+        let bytes: Option<u64> = files.iter().map(|file| Some(file.metadata().ok()?.len())).sum();
+        // Somebody who ends a run waits for its end, not for a number.
+        bytes.filter(|bytes| *bytes <= COUNTED_BYTES_MAX)?;
+        report::count_lines(files, self.config.input.separator)
     }
 }
 
@@ -114,11 +121,15 @@ async fn run_plain(mut stage: Stage) -> Result<Exit, Stop> {
 }
 
 async fn close_plain(stage: &Stage, ended: &engine::Ended, rest: Rest) -> Result<Exit, Stop> {
-    let Rest { writer, mut failed_lines, why, unsettled, mut intake } = rest;
+    let Rest { writer, mut failed_lines, why, mut unsettled, mut intake } = rest;
     if let Some(file) = failed_lines.as_mut().filter(|_| *ended != engine::Ended::Complete) {
         // A pipe may never end; a file's rest is as unsettled as what was in flight.
         let wait = stage.config.input.files.iter().all(is_regular);
-        intake.drain(wait, |understood| understood.record.iter().for_each(|record| file.push(record))).await;
+        let keep = |understood: &Understood| {
+            unsettled += 1;
+            understood.record.iter().for_each(|record| file.push(record));
+        };
+        intake.drain(wait, keep).await;
     }
     let closing = Closing { config: &stage.config, reporter: &stage.reporter, shutdown: &stage.shutdown };
     let (why, written) = match why {

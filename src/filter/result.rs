@@ -6,7 +6,9 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use super::closing::exit_after;
 use super::intake::Intake;
 use super::reader::{self, Again, End, Source, Split, sources_of_copy};
 use super::resumable::copy;
@@ -16,6 +18,10 @@ use crate::journal::publish::{self, Draft, Exclusive, Fingerprint, PublishError,
 use crate::journal::{self, Closed, Keeper, Known, Note, Records};
 use crate::line::completion::{About, Style};
 use crate::line::escape::shown;
+use crate::shutdown::{Level, Shutdown};
+
+/// After so many lines it is looked whether the run is to end, and the journal's lock shows a sign of life.
+const BETWEEN_LINES: u64 = 256;
 
 /// What stands at F's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +117,10 @@ pub struct Rendering {
     pub settled: u64,
     /// How the run ended, but for the result.
     pub closed: Closed,
+    /// What may end the run meanwhile.
+    pub shutdown: Shutdown,
+    /// How long it may take after a first signal.
+    pub drain: Duration,
     /// The copy of the input, which is not needed any more when F is there.
     pub copy: Option<(PathBuf, journal::Copy)>,
 }
@@ -130,7 +140,7 @@ impl Rendering {
             .way_out("mend the cause and run the same command again: what was answered is kept")
     }
 
-    fn render(&mut self, keeper: &Keeper, known: &mut Known, draft: &mut Draft) -> Result<(), Stop> {
+    fn render(&mut self, keeper: &mut Keeper, known: &mut Known, draft: &mut Draft) -> Result<(), Stop> {
         let mut records = keeper.records()?;
         let placeholder = SecondReading::Again(Vec::new());
         let input = std::mem::replace(&mut self.input, placeholder);
@@ -138,14 +148,34 @@ impl Rendering {
         let understanding = self.understanding.clone();
         let input = reader::spawn(sources, self.split, None, move |line, found| understanding.of(line, found))
             .map_err(|error| self.io("start a reading thread for", error))?;
-        let (mut intake, mut rendered, mut line) = (Intake::new(input), 0, Vec::new());
+        let (mut intake, mut rendered, mut line) = (Intake::new(input), 0u64, Vec::new());
+        let mut signalled = None;
         while let Some(understood) = intake.next_blocking() {
+            if rendered.is_multiple_of(BETWEEN_LINES) {
+                keeper.beat_if_due()?;
+                self.must_go_on(&mut signalled)?;
+            }
             line.clear();
             self.render_line(&understood, known, &mut records, &mut line)?;
             draft.write_all(&line).map_err(|error| self.io("write what becomes", error))?;
             rendered += 1;
         }
         self.check(intake.end(), rendered)
+    }
+
+    /// A first signal leaves the time of a drain, a second one none. Nothing is lost: F is rendered by the next run.
+    fn must_go_on(&self, signalled: &mut Option<Instant>) -> Result<(), Stop> {
+        let is_over = match self.shutdown.level() {
+            Level::Running => false,
+            Level::Draining => signalled.get_or_insert_with(Instant::now).elapsed() >= self.drain,
+            Level::Aborting => true,
+        };
+        if !is_over {
+            return Ok(());
+        }
+        let exit = exit_after(self.shutdown.cause());
+        Err(Stop::new(exit, format!("stopped while {} was written; every line is settled", shown(&self.target)))
+            .way_out("run the same command: it writes the file, and sends nothing"))
     }
 
     fn render_line(

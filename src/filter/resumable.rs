@@ -5,6 +5,7 @@ mod ending;
 
 use std::path::PathBuf;
 
+use super::closing::exit_after;
 use super::intake::Intake;
 use super::journaled::{Journaled, Parts, Sink};
 use super::ledger::Why;
@@ -22,6 +23,7 @@ use crate::journal::lock::{Holder, Lock};
 use crate::journal::publish::{self, Exclusive};
 use crate::journal::{self, Closed, Journal, Known, Opened, Options, Settings, Shard};
 use crate::line::escape::shown;
+use crate::shutdown::Level;
 
 /// F, and what stood there before the first line was read.
 struct Target {
@@ -50,7 +52,12 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
             .way_out("send the completions somewhere else"));
     }
     let settings = settings(&stage.config);
-    let Opened { journal, known, cut_bytes } = Journal::open(options(wish, &settings)?).await?;
+    let watched = stage.shutdown.clone();
+    let opened = Journal::open(options(wish, &settings)?, move || watched.level() > Level::Running).await;
+    let Opened { journal, known, cut_bytes } = match opened {
+        Err(journal::Error::Stopped) => return Ok(exit_after(stage.shutdown.cause())),
+        opened => opened?,
+    };
     if cut_bytes > 0 {
         stage.reporter.warn(&format!(
             "the last {cut_bytes} bytes of {} were an unfinished record, and were cut: its line is asked again",
@@ -129,7 +136,9 @@ impl Run {
         let guard = self.guard(&known);
         let sources = std::mem::take(&mut self.stage.sources);
         let (second, copy) = self.second_reading(&sources, &known).await?;
-        let understanding = understanding(&self.stage.config);
+        let mut understanding = understanding(&self.stage.config);
+        // The guard reads records once more, as they were read before.
+        understanding.keeps_records |= guard.is_watching();
         let input =
             reader::spawn(sources, split(&self.stage.config), copy, move |line, found| understanding.of(line, found))
                 .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
@@ -163,12 +172,15 @@ impl Run {
 
     /// Watches over settings that differ from those under which the journal's answers were given.
     fn guard(&self, known: &Known) -> Guard {
-        let differences = known.settings.as_ref().map_or(Vec::new(), |before| before.difference(&self.settings));
-        if differences.is_empty() || known.answers == 0 {
+        let Some(before) = known.settings.as_ref().filter(|_| known.answers > 0) else { return Guard::open() };
+        let differences = before.difference(&self.settings);
+        if differences.is_empty() {
             return Guard::open();
         }
         let limits = &self.stage.config.limits;
-        Guard::watching(differences, window_lines_max(&self.stage.config), limits.window_bytes_max)
+        let understanding = understanding(&self.stage.config).under(before);
+        let bounds = (window_lines_max(&self.stage.config), limits.window_bytes_max);
+        Guard::watching(differences, understanding, bounds)
     }
 
     /// Prepares the second reading that F needs: of the files themselves, or of a copy that is made on the way.

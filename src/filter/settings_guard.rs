@@ -1,7 +1,8 @@
 //! Watches over a run whose settings differ from the journal's: when that makes every answer unusable, nothing is sent.
 //!
 //! Nobody can know that of an input which has not been read; so the first lines are looked at, as many as the window
-//! holds, until one of them is found in the journal. What comes through a pipe may pause; then what has come decides.
+//! holds, until one of them is found in the journal. When none is, but some would be under the settings from before, then
+//! it is the settings; otherwise the lines are new. What comes through a pipe may pause; then what has come decides.
 
 use std::collections::VecDeque;
 use std::future::Future as _;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::intake::Intake;
-use super::understanding::Understood;
+use super::understanding::{Understanding, Understood};
 use crate::exit::{Exit, Stop};
 use crate::journal::Hash;
 
@@ -29,6 +30,8 @@ pub struct Guard {
 #[derive(Debug)]
 struct Watch {
     differences: Vec<String>,
+    /// How lines were understood before.
+    before: Understanding,
     lines_max: usize,
     bytes_max: usize,
     bytes: usize,
@@ -50,11 +53,16 @@ impl Guard {
         Self { watch: None, seen: VecDeque::new() }
     }
 
-    /// A guard over differing settings, which looks at no more than so many lines and bytes.
-    pub fn watching(differences: Vec<String>, lines_max: usize, bytes_max: usize) -> Self {
+    /// A guard over settings that differ from those `before`, which looks at no more than so many lines and bytes.
+    pub fn watching(differences: Vec<String>, before: Understanding, (lines_max, bytes_max): (usize, usize)) -> Self {
         let silence = Box::pin(sleep(PATIENCE));
-        let watch = Some(Watch { differences, lines_max, bytes_max, bytes: 0, silence });
+        let watch = Some(Watch { differences, before, lines_max, bytes_max, bytes: 0, silence });
         Self { watch, seen: VecDeque::new() }
+    }
+
+    /// Whether it still has to look.
+    pub fn is_watching(&self) -> bool {
+        self.watch.is_some()
     }
 
     /// What was looked at and not handed out.
@@ -70,7 +78,7 @@ impl Guard {
         cx: &mut Context<'_>,
     ) -> Poll<Judgement> {
         while let Some(watch) = &mut self.watch {
-            match intake.poll_next(cx) {
+            let decides = match intake.poll_next(cx) {
                 Poll::Ready(Some(understood)) => {
                     let found = understood.request.is_ok() && has_answer(&understood.hash);
                     watch.bytes += understood.weight_bytes;
@@ -78,19 +86,21 @@ impl Guard {
                     self.seen.push_back(understood);
                     if found {
                         self.watch = None;
-                    } else if self.seen.len() >= watch.lines_max || watch.bytes >= watch.bytes_max {
-                        return Poll::Ready(watch.refuse());
+                        break;
                     }
+                    self.seen.len() >= watch.lines_max || watch.bytes >= watch.bytes_max
                 }
-                Poll::Ready(None) if self.seen.iter().any(|understood| understood.request.is_ok()) => {
-                    return Poll::Ready(watch.refuse());
+                Poll::Ready(None) => true,
+                Poll::Pending if self.seen.is_empty() || watch.silence.as_mut().poll(cx).is_pending() => {
+                    return Poll::Pending;
                 }
-                // Nothing would be sent anyway.
-                Poll::Ready(None) => self.watch = None,
-                Poll::Pending if !self.seen.is_empty() && watch.silence.as_mut().poll(cx).is_ready() => {
-                    return Poll::Ready(watch.refuse());
-                }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => true,
+            };
+            if decides && watch.answered_before(&self.seen, &has_answer) {
+                return Poll::Ready(watch.refuse());
+            }
+            if decides {
+                self.watch = None;
             }
         }
         match self.seen.pop_front() {
@@ -101,6 +111,12 @@ impl Guard {
 }
 
 impl Watch {
+    /// Whether the journal answers any of these lines under the settings from before.
+    fn answered_before(&self, seen: &VecDeque<Understood>, has_answer: impl Fn(&Hash) -> bool) -> bool {
+        let mut records = seen.iter().filter_map(|understood| understood.record.as_deref());
+        records.any(|record| self.before.hash_of(record).is_some_and(|hash| has_answer(&hash)))
+    }
+
     fn refuse(&self) -> Judgement {
         let differences = self.differences.join("; ");
         let message = format!("the journal answers none of these lines, and the settings differ: {differences}");

@@ -1,7 +1,9 @@
 //! What the reader's thread makes of records: requests, or the reason why there is none.
 
+use serde_json::value::RawValue;
+
 use super::reader::Found;
-use crate::journal::key;
+use crate::journal::{Settings, key};
 use crate::line::{BadLine, Defaults, ErrorCode, Failure, InputForm, Request};
 
 /// How records are understood.
@@ -35,6 +37,24 @@ pub struct Understood {
 }
 
 impl Understanding {
+    /// The same under other settings, as far as those are known.
+    pub fn under(mut self, settings: &Settings) -> Self {
+        self.form = if settings.input == "text" { InputForm::Text } else { InputForm::Json };
+        let raw = |(name, value): &(String, String)| Some((name.clone(), RawValue::from_string(value.clone()).ok()?));
+        self.defaults = Defaults {
+            model: settings.model.clone(),
+            system: settings.system.clone(),
+            params: settings.params.iter().filter_map(raw).collect(),
+        };
+        self
+    }
+
+    /// The hash of the request that a record makes, if it makes one.
+    pub fn hash_of(&self, record: &[u8]) -> Option<key::Hash> {
+        let request = Request::parse(record, self.form, &self.defaults).ok()?;
+        Some(key::of_request(request.chat.json()))
+    }
+
     /// Makes a request of one record, or says why there is none.
     pub fn of(&self, line: u64, found: Found<'_>) -> Understood {
         match found {

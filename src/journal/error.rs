@@ -46,6 +46,9 @@ pub enum Error {
     /// A result could not be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// It was not read to its end, because the run is to end.
+    #[error("stopped while the journal was read")]
+    Stopped,
     /// The journal's thread is gone.
     #[error("the journal's thread ended early; this is a defect of the program")]
     Gone,
@@ -92,6 +95,7 @@ impl From<Error> for Stop {
                 "copy every whole record with `anvil-filter journal {0} --salvage NEW`, and put NEW in the place of {0}",
                 shown(&path)
             )),
+            Error::Stopped => Self::new(Exit::Resumable, message).way_out("run the same command to go on"),
             Error::NoJournal { .. } => Self::new(Exit::Input, message).way_out("name another file, or move this one away"),
             Error::Probe(ProbeError::NoExclusive { .. }) => Self::config(message),
             Error::Publish(PublishError::Taken { .. }) => {

@@ -84,21 +84,22 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens a journal on a thread of its own.
-    pub async fn open(options: Options) -> Result<Opened, Error> {
+    /// Opens a journal on a thread of its own, and reads it until `is_stopped` says that nobody wants it any more.
+    pub async fn open(options: Options, is_stopped: impl Fn() -> bool + Send + 'static) -> Result<Opened, Error> {
         let (work, queue) = thread_channel::channel();
         let (report, reports) = mpsc::unbounded_channel();
         let (opened, is_open) = oneshot::channel();
         let path = options.path.clone();
-        let thread =
-            std::thread::Builder::new().name("journal".to_owned()).spawn(move || match Keeper::open(&options) {
+        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
+            match Keeper::open(&options, &is_stopped) {
                 Ok((keeper, findings)) => {
                     if opened.send(Ok(findings)).is_ok() {
                         keep(keeper, &queue, &report);
                     }
                 }
                 Err(error) => drop(opened.send(Err(error))),
-            });
+            }
+        });
         let thread = thread.map_err(Error::io("start a thread for", &path))?;
         let Findings { known, cut_bytes, begins_afresh } = is_open.await.map_err(|_| Error::Gone)??;
         let (group, spare) = (Group::default(), Group::default());

@@ -41,13 +41,17 @@ pub struct Keeper {
 
 impl Keeper {
     /// Takes the lock, opens or makes the file, reads it, cuts a torn tail, and writes down who opened it.
-    pub(super) fn open(options: &Options) -> Result<(Self, Findings), Error> {
+    pub(super) fn open(options: &Options, is_stopped: &dyn Fn() -> bool) -> Result<(Self, Findings), Error> {
         let path = &options.path;
-        let lock = Lock::acquire(&lock_path(path), &options.holder)?;
+        let mut lock = Lock::acquire(&lock_path(path), &options.holder)?;
         publish::remove_leftovers(path).map_err(Error::io("remove what a crash has left beside", path))?;
         let file = open_or_create(path)?;
         let mut known = Known::new(options.retry_failed);
-        let tail = read(&file, path, &mut known)?;
+        let tail = read(&file, path, &mut known, || match is_stopped() {
+            true => Err(Error::Stopped),
+            // To read a large journal takes its time, and others must see that somebody is there.
+            false => beat(&mut lock),
+        })?;
         let mut keeper = Self { path: path.clone(), file, bytes: tail.valid_bytes, lock };
         if tail.torn_bytes() > 0 {
             keeper.cut()?;
@@ -123,15 +127,8 @@ impl Keeper {
 
     /// A sign of life, when one is due. A process that was stopped for long finds out here, before it writes, whether
     /// another has taken its place.
-    pub(super) fn beat_if_due(&mut self) -> Result<(), Error> {
-        if !self.lock.beat_due() {
-            return Ok(());
-        }
-        match self.lock.beat() {
-            // Whether the lock is still ours is not known; for a while nobody may take it.
-            Err(LockError::Io { .. }) if self.lock.since_beat() < FENCE_AFTER => Ok(()),
-            beaten => Ok(beaten?),
-        }
+    pub fn beat_if_due(&mut self) -> Result<(), Error> {
+        beat(&mut self.lock)
     }
 
     /// Makes sure that the journal still is ours, whenever that was last known.
@@ -143,9 +140,13 @@ impl Keeper {
     /// that cannot be given back is stale when this process has ended, and says nothing about the run.
     pub(super) fn close(self, discard: bool) -> Result<(), Error> {
         if discard {
+            let mut lock = self.lock;
+            // What another has taken over is not ours to remove.
+            lock.beat()?;
             let removed =
                 std::fs::remove_file(&self.path).and_then(|()| publish::sync_folder(publish::folder_of(&self.path)));
-            removed.map_err(Error::io("remove", &self.path))?;
+            let _ = lock.release();
+            return removed.map_err(Error::io("remove", &self.path));
         }
         let _ = self.lock.release();
         Ok(())
@@ -154,6 +155,17 @@ impl Keeper {
 
 fn about(settings: &Settings) -> String {
     settings.shard.map_or("all lines".to_owned(), |shard| format!("shard {}/{}", shard.index, shard.count))
+}
+
+fn beat(lock: &mut Lock) -> Result<(), Error> {
+    if !lock.beat_due() {
+        return Ok(());
+    }
+    match lock.beat() {
+        // Whether the lock is still ours is not known; for a while nobody may take it.
+        Err(LockError::Io { .. }) if lock.since_beat() < FENCE_AFTER => Ok(()),
+        beaten => Ok(beaten?),
+    }
 }
 
 /// The lock beside a journal.
@@ -173,13 +185,7 @@ fn open_or_create(path: &Path) -> Result<File, Error> {
         opened => opened,
     }
     .map_err(Error::io("open", path))
-    .and_then(|file| {
-        let metadata = file.metadata().map_err(Error::io("open", path))?;
-        if metadata.is_file() {
-            return Ok(file);
-        }
-        Err(Error::NoJournal { path: path.to_owned(), reason: "it is no regular file".to_owned() })
-    })
+    .and_then(|file| must_be_regular(file, path))
 }
 
 fn open_for_append(path: &Path) -> io::Result<File> {
@@ -198,14 +204,27 @@ fn create(path: &Path) -> Result<(), Error> {
     Ok(sealed.publish(how)?)
 }
 
-/// Reads all records of a file. Damage is an error, a torn tail is not.
-fn read(file: &File, path: &Path, known: &mut Known) -> Result<Tail, Error> {
+/// Reads all records of a file; `between` is called now and then. Damage is an error, a torn tail is not.
+fn read(
+    file: &File,
+    path: &Path,
+    known: &mut Known,
+    mut between: impl FnMut() -> Result<(), Error>,
+) -> Result<Tail, Error> {
+    const BETWEEN_RECORDS: u64 = 1024;
     let no_journal = |reason| Error::NoJournal { path: path.to_owned(), reason };
-    let tail = scan(file, 0, |offset, payload| known.apply(offset, payload).map_err(|reason| (offset, reason)));
+    let tail = scan(file, 0, |offset, payload| {
+        if known.records.is_multiple_of(BETWEEN_RECORDS) {
+            between()?;
+        }
+        known.apply(offset, payload).map_err(|reason| match offset {
+            0 => no_journal(reason),
+            offset => Error::not_understood(path, offset, &reason),
+        })
+    });
     let tail = tail.map_err(|interrupted| match interrupted {
         Interrupted::Read(source) => Error::io("read", path)(source),
-        Interrupted::Visitor((0, reason)) => no_journal(reason),
-        Interrupted::Visitor((offset, reason)) => Error::not_understood(path, offset, &reason),
+        Interrupted::Visitor(error) => error,
     })?;
     match tail.next_valid {
         _ if tail.valid_bytes == 0 && tail.file_bytes > 0 => {
@@ -216,11 +235,24 @@ fn read(file: &File, path: &Path, known: &mut Known) -> Result<Tail, Error> {
     }
 }
 
+/// Opens what should be a journal, or a file of completions, without waiting for the other end of a pipe.
+pub fn open_to_read(path: &Path) -> Result<File, Error> {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    must_be_regular(opened.map_err(Error::io("read", path))?, path)
+}
+
+fn must_be_regular(file: File, path: &Path) -> Result<File, Error> {
+    match file.metadata().map_err(Error::io("look at", path))?.is_file() {
+        true => Ok(file),
+        false => Err(Error::NoJournal { path: path.to_owned(), reason: "it is no regular file".to_owned() }),
+    }
+}
+
 /// Reads a journal without owning it, a running one too.
 pub fn look(path: &Path) -> Result<(File, Known, Tail), Error> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = open_to_read(path)?;
     let mut known = Known::new(false);
-    let tail = read(&file, path, &mut known)?;
+    let tail = read(&file, path, &mut known, || Ok(()))?;
     if known.records == 0 {
         return Err(Error::NoJournal { path: path.to_owned(), reason: format!("{} is empty", shown(path)) });
     }

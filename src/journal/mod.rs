@@ -35,7 +35,7 @@ pub mod scan;
 
 pub use error::Error;
 pub use handle::{Committed, Journal, Opened, Options};
-pub use keeper::{Keeper, lock_path, look};
+pub use keeper::{Keeper, lock_path, look, open_to_read};
 pub use key::{Hash, Key};
 pub use known::Known;
 pub use note::{Closed, Copy, Note, Settings, Shard};

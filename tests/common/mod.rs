@@ -105,6 +105,11 @@ impl Sim {
         assert_eq!(String::from_utf8_lossy(&reply), "{}");
     }
 
+    /// Makes it forget what it counted.
+    pub fn reset(&self) {
+        assert_eq!(String::from_utf8_lossy(&http(&self.address, "POST", "/reset", "")), "{}");
+    }
+
     /// Waits until a counter has reached `least`.
     pub fn wait_for_count(&self, name: &str, least: u64) {
         wait_for(&format!("{name} >= {least}"), || (self.count(name) >= least).then_some(()));

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use crate::exit::{Exit, Stop};
+use crate::journal::publish::{folder_of, sync_folder};
 use crate::journal::{Copy, Keeper, Note};
 use crate::line::escape::shown;
 
@@ -40,10 +41,13 @@ pub fn open(keeper: &mut Keeper, path: &Path, before: Option<Option<Copy>>) -> R
     Ok((file, made))
 }
 
-/// Removes the copy, if it still is what lies there.
+/// Removes the copy, if it still is what lies there; durably, since the journal forgets it next.
 pub fn remove(path: &Path, copy: Copy) -> io::Result<()> {
     match found(path)? {
-        Some(found) if found.is_file() && identity(&found) == copy => std::fs::remove_file(path),
+        Some(found) if found.is_file() && identity(&found) == copy => {
+            std::fs::remove_file(path)?;
+            sync_folder(folder_of(path))
+        }
         _ => Ok(()),
     }
 }

@@ -27,7 +27,7 @@ impl Run {
             mut known,
             sink,
             why,
-            unsettled,
+            mut unsettled,
             unsettled_records,
             seen,
             mut intake,
@@ -46,6 +46,7 @@ impl Run {
             unsettled_records.iter().for_each(|record| file.push(record));
             let mut keep = |understood: &Understood| {
                 if !is_answered(understood, &mut known, &mut records) {
+                    unsettled += 1;
                     understood.record.iter().for_each(|record| file.push(record));
                 }
             };
@@ -136,6 +137,8 @@ impl Run {
             first,
             settled: closed.answered + closed.failed,
             closed,
+            shutdown: self.stage.shutdown.clone(),
+            drain: config.clocks.drain,
             copy: self.copy_beside(),
         };
         self.note(notes).await?;

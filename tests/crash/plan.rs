@@ -1,0 +1,86 @@
+//! How much is tried, by which dice, and what the machine must have for it.
+
+use std::fmt;
+use std::io::Write as _;
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Whether everything is tried rather than a sample.
+pub fn is_all() -> bool {
+    std::env::var("ANVIL_CRASH").is_ok_and(|value| value == "all")
+}
+
+/// `all` of something, or `sample` of it.
+pub fn count(all: usize, sample: usize) -> usize {
+    if is_all() { all } else { sample }
+}
+
+/// Says something on stderr, whether or not the test's own output is caught.
+pub fn say(text: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "crash: {text}");
+}
+
+/// The seed of this run: the same for all tests, and another every time, unless one is given.
+fn seed() -> u64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| match std::env::var("ANVIL_FILTER_TEST_SEED") {
+        Ok(text) => text.parse().expect("ANVIL_FILTER_TEST_SEED is a number"),
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs(),
+    })
+}
+
+/// Dice that tell their seed when the test that holds them fails.
+pub struct Dice(fastrand::Rng);
+
+impl Dice {
+    /// Dice of this run's seed.
+    pub fn new() -> Dice {
+        Dice(fastrand::Rng::with_seed(seed()))
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0.usize(..end.max(1))
+    }
+
+    /// Whether the one case of `cases` that is meant has come.
+    pub fn one_in(&mut self, cases: usize) -> bool {
+        self.below(cases) == 0
+    }
+
+    /// All cases, or a sample of them, in their order.
+    pub fn pick<T>(&mut self, cases: Vec<T>, sample: usize) -> Vec<T> {
+        if is_all() || cases.len() <= sample {
+            return cases;
+        }
+        let mut places: Vec<usize> = (0..cases.len()).collect();
+        self.0.shuffle(&mut places);
+        let wanted: std::collections::BTreeSet<usize> = places.into_iter().take(sample).collect();
+        cases.into_iter().enumerate().filter(|(place, _)| wanted.contains(place)).map(|(_, case)| case).collect()
+    }
+}
+
+impl Drop for Dice {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            say(format_args!("this failed with ANVIL_FILTER_TEST_SEED={}", seed()));
+        }
+    }
+}
+
+/// Whether a test can be made that needs something: if not, it fails when `variable` is 1, and otherwise says that it
+/// was skipped.
+pub fn has(what: &str, found: Result<(), String>, variable: &str) -> bool {
+    let Err(reason) = found else { return true };
+    let required = std::env::var(variable).is_ok_and(|value| value == "1");
+    assert!(!required, "{variable}=1, but there is no {what}: {reason}");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    say(format_args!("SKIPPED {test}: no {what} ({reason}); {variable}=1 makes this a failure"));
+    false
+}
+
+/// Whether this is root, who alone may mount.
+pub fn has_root() -> bool {
+    let found = if rustix::process::geteuid().is_root() { Ok(()) } else { Err("the tests run as a user".to_owned()) };
+    has("root", found, "ANVIL_REQUIRE_ROOT")
+}
