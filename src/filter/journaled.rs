@@ -23,7 +23,7 @@ use crate::journal::{self, Committed, Journal, Known, Line, Note, Records, Setti
 use crate::line::completion::Flags;
 use crate::line::{BadLine, Correlation, ErrorCode, Form, Outcome, Request};
 
-pub use parts::{Parts, Rest, Sink};
+pub use parts::{Parts, Rest, Sink, Unsettled};
 
 /// So many lines are replayed before others get their turn.
 const REPLAYED_AT_ONCE: usize = 64;
@@ -107,13 +107,13 @@ impl<'r> Journaled<'r> {
             self.journal.flush();
             std::future::poll_fn(|cx| self.poll_journal(cx)).await;
         }
-        let (mut unsettled, mut unsettled_records) = (0, Vec::new());
+        let (mut lines, mut records) = (0, Vec::new());
         for entry in self.window.give_up() {
             match entry {
                 Ok(left) => self.ready.push_back(left),
                 Err(pending) => {
-                    unsettled += 1;
-                    unsettled_records.extend(pending.record);
+                    lines += 1;
+                    records.extend(pending.record);
                 }
             }
         }
@@ -125,17 +125,14 @@ impl<'r> Journaled<'r> {
         if !shown {
             self.ledger.fail(Why::Stdout(writer::out_of_patience()));
         }
+        let (seen, intake, journal_records) = (self.guard.into_seen(), self.intake, self.records);
         Rest {
             journal: self.journal,
             known: self.known,
             sink: self.sink,
             why: self.ledger.into_why(),
-            unsettled,
-            unsettled_records,
-            seen: self.guard.into_seen(),
-            intake: self.intake,
-            records: self.records,
             recorded: self.recorded,
+            unsettled: Unsettled { lines, records, seen, intake, journal_records },
         }
     }
 

@@ -60,18 +60,47 @@ pub struct Rest {
     pub sink: Sink,
     /// Why the mode ended the run, if it did.
     pub why: Option<Why>,
-    /// Lines that were let in and not settled.
-    pub unsettled: u64,
-    /// Input records of those lines, as far as they were kept.
-    pub unsettled_records: Vec<Box<[u8]>>,
+    /// Whether this run has recorded anything about a line.
+    pub recorded: bool,
+    /// The lines that have no outcome.
+    pub unsettled: Unsettled,
+}
+
+/// Lines that a run has not settled.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// How many are known.
+    pub lines: u64,
+    /// Input records of those that were let in, as far as they were kept.
+    pub records: Vec<Box<[u8]>>,
     /// Records that were looked at and not let in.
     pub seen: VecDeque<Understood>,
     /// The input that was not let in behind those, and its end.
     pub intake: Intake,
-    /// Reads records back.
-    pub records: Records,
-    /// Whether this run has recorded anything about a line.
-    pub recorded: bool,
+    /// Reads records of the journal back.
+    pub journal_records: Records,
+}
+
+impl Unsettled {
+    /// Adds the records to a file, but for those that the journal answers; waits for the input only when `wait` says so.
+    pub async fn collect(&mut self, file: &mut FailedLines, known: &mut Known, wait: bool) {
+        let Self { lines, records, seen, intake, journal_records } = self;
+        records.iter().for_each(|record| file.push(record));
+        let mut keep = |understood: &Understood| {
+            if !is_answered(understood, known, journal_records) {
+                *lines += 1;
+                understood.record.iter().for_each(|record| file.push(record));
+            }
+        };
+        seen.iter().for_each(&mut keep);
+        intake.drain(wait, keep).await;
+    }
+}
+
+/// Whether the journal answers a record that this run has not come to.
+fn is_answered(understood: &Understood, known: &mut Known, records: &mut Records) -> bool {
+    let Ok((key, Some(offset))) = known.index.claim(&understood.hash) else { return false };
+    records.outcome(offset, &key).is_ok_and(|(_, outcome)| outcome.result.is_ok())
 }
 
 /// The parts of a [`Journaled`].

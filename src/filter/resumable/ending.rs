@@ -7,12 +7,11 @@ use super::super::journaled::{Rest, Sink};
 use super::super::ledger::Why;
 use super::super::reader::End;
 use super::super::result::{Place, Rendering, SecondReading};
-use super::super::understanding::Understood;
 use super::super::{is_regular, split, style, understanding};
 use super::{Run, copy};
 use crate::engine::Ended;
 use crate::exit::{Exit, Stop};
-use crate::journal::{self, Closed, Known, Note, Records};
+use crate::journal::{self, Closed, Known, Note};
 use crate::line::escape::shown;
 
 impl Run {
@@ -22,40 +21,22 @@ impl Run {
     }
 
     pub(super) async fn end(&mut self, ended: Ended, rest: Rest, second: Option<SecondReading>) -> Result<Exit, Stop> {
-        let Rest {
-            journal,
-            mut known,
-            sink,
-            why,
-            mut unsettled,
-            unsettled_records,
-            seen,
-            mut intake,
-            mut records,
-            recorded,
-        } = rest;
+        let Rest { journal, mut known, sink, why, recorded, mut unsettled } = rest;
         self.journal = Some(journal);
-        let complete = ended == Ended::Complete && why.is_none() && unsettled == 0;
-        let (writer, mut failed_lines) = match sink {
+        let complete = ended == Ended::Complete && why.is_none() && unsettled.lines == 0;
+        let (writer, failed_lines) = match sink {
             Sink::Stdout { writer, failed_lines, .. } => (Some(*writer), failed_lines),
             Sink::Later { failed_lines } => (None, failed_lines),
         };
         // A refused run is about nothing, and leaves what an earlier one has collected.
-        failed_lines = failed_lines.filter(|_| !matches!(&why, Some(Why::Stop(stop)) if stop.exit == Exit::Input));
+        let is_refused = matches!(&why, Some(Why::Stop(stop)) if stop.exit == Exit::Input);
+        let mut failed_lines = failed_lines.filter(|_| !is_refused);
         if let Some(file) = failed_lines.as_mut().filter(|_| !complete) {
-            unsettled_records.iter().for_each(|record| file.push(record));
-            let mut keep = |understood: &Understood| {
-                if !is_answered(understood, &mut known, &mut records) {
-                    unsettled += 1;
-                    understood.record.iter().for_each(|record| file.push(record));
-                }
-            };
-            seen.iter().for_each(&mut keep);
             // A pipe may never end; a file's rest is as unsettled as what was in flight.
             let wait = self.stage.config.input.files.iter().all(is_regular);
-            intake.drain(wait, keep).await;
+            unsettled.collect(file, &mut known, wait).await;
         }
-        let end = intake.end().cloned();
+        let end = unsettled.intake.end().cloned();
         let (why, written) = match (why, writer) {
             (Some(Why::Stdout(error)), _) => (None, Err(error)),
             (why, Some(writer)) => (why, self.closing().write_out(writer).await),
@@ -68,7 +49,7 @@ impl Run {
             false => self.interrupted(end.as_ref(), recorded).await,
         };
         let closing = self.closing();
-        let facts = Facts { ended: &ended, why: why.as_ref(), unsettled, end: end.as_ref() };
+        let facts = Facts { ended: &ended, why: why.as_ref(), unsettled: unsettled.lines, end: end.as_ref() };
         let files =
             closing.judge_written(written).and_then(|status| closing.finish_failed(failed_lines).map(|()| status));
         // What went wrong first is what is told; a failed journal or result comes before a failed line.
@@ -183,10 +164,4 @@ impl Run {
         let answered = counts.answered();
         stage.reporter.warn(&format!("{answered}{of} answered{failed}{more}; run the same command to go on"));
     }
-}
-
-/// Whether the journal answers a record that this run has not come to.
-fn is_answered(understood: &Understood, known: &mut Known, records: &mut Records) -> bool {
-    let Ok((key, Some(offset))) = known.index.claim(&understood.hash) else { return false };
-    records.outcome(offset, &key).is_ok_and(|(_, outcome)| outcome.result.is_ok())
 }
