@@ -3,7 +3,8 @@
 pub mod copy;
 mod ending;
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use super::closing::exit_after;
 use super::intake::Intake;
@@ -38,11 +39,7 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
         Destination::File(path) => Some(path.clone()),
         Destination::Stdout => None,
     };
-    let folder = publish::folder_of(&wish.path);
-    if !folder.is_dir() {
-        return Err(Stop::new(Exit::Io, format!("the folder {} is not there", shown(folder)))
-            .way_out("make it, or name a file in another one"));
-    }
+    must_be_there(publish::folder_of(&wish.path))?;
     if let Some(path) = target.as_ref().filter(|_| !stage.config.output.force) {
         // Without a journal nothing there can be ours; to find out must not leave a journal behind.
         result::refuse_strangers(path, &wish.path).inspect_err(|_| forget_stale_lock(wish))?;
@@ -73,6 +70,17 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
         None => Ok(()),
     };
     result.and_then(|exit| closed.map(|()| exit).map_err(Stop::from))
+}
+
+fn must_be_there(folder: &Path) -> Result<(), Stop> {
+    match folder.metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(Stop::new(Exit::Io, format!("look at the folder {}: {error}", shown(folder))))
+        }
+        _ => Err(Stop::new(Exit::Io, format!("the folder {} is not there", shown(folder)))
+            .way_out("make it, or name a file in another one")),
+    }
 }
 
 /// A run that was killed while it discarded its journal has left the lock; whoever comes next removes it.
