@@ -23,7 +23,7 @@ struct Specimen {
 impl Specimen {
     fn new() -> Specimen {
         let desk = Desk::new();
-        // One at a time, so that records lie in the order of the lines.
+        // One after another, so that the records lie in the order of the lines.
         desk.journaled().args(["-j", "1"]).input(prompts(LINES)).output().expect(0);
         let whole = desk.bytes("journal");
         let ends = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);

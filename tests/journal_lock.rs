@@ -64,16 +64,21 @@ fn a_second_run_is_refused_at_once_and_told_who_goes_on() {
     assert_eq!(desk.names(), ["in", "other", "out", "out.journal", "way"]);
 }
 
+/// Records of answers in a journal, if it is there.
+fn answers_in(desk: &Desk, name: &str) -> usize {
+    if desk.has(name) { desk.text(name).matches("\"outcome\":\"answer\"").count() } else { 0 }
+}
+
 #[test]
 fn a_run_that_was_killed_bars_nobody() {
     let desk = Desk::new();
     for round in 0..3 {
         desk.write("in", prompts(3) + &prompt(&format!("sim:hang-head*1 round {round}")));
         let live = desk.to_file().start();
-        common::wait_for("the line that hangs", || {
-            (desk.sim.requests_text().contains(&format!("round {round}"))).then_some(())
+        common::wait_for("three records, and the line that hangs", || {
+            let hangs = desk.sim.requests_text().contains(&format!("round {round}"));
+            (hangs && answers_in(&desk, "out.journal") == 3).then_some(())
         });
-        desk.sim.wait_for_count("ok", 3);
         live.signal(Signal::KILL);
         live.finish().expect(137);
         assert!(desk.has("out.journal.lock"), "{:?}", desk.names());
