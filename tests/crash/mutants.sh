@@ -33,7 +33,7 @@ failing() {
 mutant() {
     local name=$1 failed count
     shift
-    is_wanted "$name" || return 0
+    [[ $name == 'the sound one' ]] || is_wanted "$name" || return 0
     rm -rf "$tree" && mkdir "$tree"
     git ls-files -z | tar c --null --ignore-failed-read -T - 2>/dev/null | tar x -C "$tree"
     while [[ $# -gt 0 ]]; do
@@ -54,7 +54,7 @@ mutant() {
         exit 2
     fi
     failed=$(failing) || true
-    if [[ -z $failed ]]; then
+    if [[ -z $failed && $name != 'the sound one' ]]; then
         failed=$(ANVIL_CRASH=all failing | sed 's/$/ (all)/') || true
     fi
     count=$(grep -c . <<<"$failed") || true
@@ -66,8 +66,8 @@ mutant() {
 J=src/journal F=src/filter
 
 mutant 'the sound one' $J/mod.rs 's/\z/\n/'
-[[ ${#table[@]} -eq 0 || ${table[0]} == *' 0  '* ]] || { echo 'the tests fail without a mutant' >&2; exit 2; }
-[[ ${#table[@]} -eq 0 ]] || { missed=0 table=(); }
+[[ $missed -eq 1 ]] || { echo 'the tests fail without a mutant' >&2; exit 2; }
+missed=0 table=()
 
 mutant 'no fdatasync of a group' $J/keeper.rs 's/self\.file\.sync_data\(\)\.map_err\([^;]*;//'
 mutant 'a slot is free before the commit' $F/journaled.rs 's/Slot::Held\n/Slot::Free\n/'
