@@ -51,6 +51,7 @@ pub mod shutdown;
 pub mod stdout_probe;
 
 use std::io::Write as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use cli::{Cli, CliExit};
 use config::{Action, Config, Environment, Task};
@@ -85,6 +86,7 @@ fn run_task(task: Task) -> Result<Exit, Stop> {
 
 fn run_config(config: Config) -> Result<Exit, Stop> {
     report::start_log(config.report.verbosity);
+    must_have_descriptors()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -100,6 +102,16 @@ fn run_config(config: Config) -> Result<Exit, Stop> {
     // A name look-up or a read of an idle stdin may still block a thread; nobody waits for it.
     runtime.shutdown_background();
     result
+}
+
+/// The runtime panics when there is no descriptor left for the sockets by which it hears of signals.
+fn must_have_descriptors() -> Result<(), Stop> {
+    const RUNTIME_DESCRIPTORS: usize = 8;
+    let spare: std::io::Result<Vec<OwnedFd>> =
+        (0..RUNTIME_DESCRIPTORS).map(|_| std::io::stdin().as_fd().try_clone_to_owned()).collect();
+    spare.map(drop).map_err(|error| {
+        Stop::new(Exit::Io, format!("start: {error}")).way_out("allow more open files: ulimit -n 1024")
+    })
 }
 
 fn tell(stop: &Stop) -> Exit {

@@ -93,8 +93,6 @@ impl Shutdown {
 /// the size of files (SIGXFSZ) is an error of the write that meets it, instead of the end of the process.
 pub fn listen(shutdown: &Shutdown) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    // The first handler needs a pair of sockets, and panics when there is no descriptor left for it.
-    drop(std::os::unix::net::UnixStream::pair()?);
     drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
     for (kind, cause) in [
         (SignalKind::interrupt(), Cause::Interrupt),
