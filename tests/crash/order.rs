@@ -177,6 +177,11 @@ fn check_name(calls: &[Call], path: &Path, then: impl Fn(&Call) -> bool) -> usiz
     let written = calls.iter().filter(on_draft).rfind(|call| is_write(call)).expect("the draft is written").end;
     let is_synced = calls.iter().filter(on_draft).any(|call| is_sync(call) && call.begin > written);
     assert!(is_synced, "{} got its name before its bytes were durable", path.display());
+    // What a network file system could not store it tells at a close, so there must be one that can still be heeded.
+    let closed = |call: &&Call| call.name == "close" && call.begin > written && call.end < link.begin;
+    let draft = calls.iter().find(on_draft).unwrap().path();
+    let is_closed = calls.iter().filter(closed).any(|call| call.path() == draft);
+    assert!(is_closed, "{} got its name before any close", path.display());
     let folder = path.parent().unwrap();
     let synced = calls.iter().find(|call| is_sync(call) && is_about(call, folder) && call.begin > link.end);
     let synced = synced.unwrap_or_else(|| panic!("the name of {} was never made durable", path.display())).end;
