@@ -173,6 +173,7 @@ impl Cli {
             discard_journal: self.resume.discard_journal,
             deadline: self.resume.deadline.take(),
             shard: self.resume.shard,
+            daemon: None,
             layer: self.into_layer()?,
         })
     }

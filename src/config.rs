@@ -5,6 +5,7 @@
 
 mod build;
 mod certificates;
+mod daemon;
 mod deadline;
 mod environment;
 mod file;
@@ -28,6 +29,7 @@ use crate::api::{Dialect, Upstream};
 use crate::line::{Defaults, InputForm};
 
 pub use build::{Flags, build};
+pub use daemon::{Daemon, LogFormat, Owner, OwnerCaps};
 pub use deadline::{Deadline, parse_deadline};
 pub use environment::Environment;
 pub use layer::{Layer, Timeouts};
@@ -58,6 +60,8 @@ pub struct Config {
     pub input: Input,
     /// What becomes of the outcomes.
     pub output: Output,
+    /// The settings of the daemon; `None` in every other mode.
+    pub daemon: Option<Daemon>,
     /// How much is told to people.
     pub report: Report,
     /// What was changed or ignored and should be told before the run; each is one line.
@@ -76,6 +80,8 @@ pub enum Action {
     Check,
     /// List the models that the token may use.
     Models,
+    /// Run the prompt files that are dropped into a folder.
+    Daemon,
 }
 
 /// The service, and how to talk to it.

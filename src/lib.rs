@@ -40,6 +40,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod connection;
+pub mod daemon;
 pub mod engine;
 pub mod exit;
 pub mod filter;
@@ -97,6 +98,7 @@ fn run_config(config: Config) -> Result<Exit, Stop> {
             Action::DryRun => command::dry_run::run(config).await,
             Action::Check => command::check::run(config).await,
             Action::Models => command::models::run(config).await,
+            Action::Daemon => Err(Stop::config("the daemon is not there yet")),
         }
     });
     // A name look-up or a read of an idle stdin may still block a thread; nobody waits for it.

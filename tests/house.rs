@@ -22,11 +22,12 @@ const ROOMS: &[(&str, u8)] = &[
     ("config", 3),
     ("report", 4),
     ("filter", 5),
+    ("daemon", 6),
     ("connection", 4),
-    ("command", 6),
-    ("cli", 6),
-    ("lib", 7),
-    ("main", 7),
+    ("command", 7),
+    ("cli", 7),
+    ("lib", 8),
+    ("main", 8),
 ];
 
 /// Rooms that may use these others only, whatever their rank.

@@ -15,8 +15,8 @@ use super::keys::Keys;
 use super::layer::Layer;
 use super::values::parse_base_url;
 use super::{
-    Action, Allowance, BASE_URL_DEFAULT, Clocks, Config, Deadline, Destination, DialectChoice, Input, InputFile,
-    JournalConfig, Limits, Order, Output, Report, Separator, Service, ShardChoice, journal_beside,
+    Action, Allowance, BASE_URL_DEFAULT, Clocks, Config, Daemon, Deadline, Destination, DialectChoice, Input,
+    InputFile, JournalConfig, Limits, Order, Output, Report, Separator, Service, ShardChoice, journal_beside,
 };
 use crate::api::Upstream;
 use crate::api::token::TokenSource;
@@ -67,6 +67,8 @@ pub struct Flags {
     pub deadline: Option<Deadline>,
     /// The part of the input that is this run's own.
     pub shard: Option<ShardChoice>,
+    /// The settings of the daemon.
+    pub daemon: Option<Daemon>,
 }
 
 /// Makes the configuration: `/etc`, the user's file, the named file, the environment, then flags; the later one wins.
@@ -87,6 +89,7 @@ pub fn build(mut flags: Flags, environment: &Environment) -> Result<Config, Stop
     let deadline = flags.deadline.as_ref().map(|deadline| deadline.resolve(environment)).transpose()?;
     let report = flags.report;
     let action = flags.action;
+    let daemon = flags.daemon.take();
     let output = output(flags, settings.format, environment)?;
     Ok(Config {
         action,
@@ -96,6 +99,7 @@ pub fn build(mut flags: Flags, environment: &Environment) -> Result<Config, Stop
         defaults: Defaults { model: settings.model, system: settings.system, params: settings.params },
         input,
         output,
+        daemon,
         report,
         warnings,
     })
@@ -105,7 +109,7 @@ fn service(settings: &mut Layer, keys: &Keys<'_>, action: Action) -> Result<Serv
     let base_url = settings.base_url.take().map_or_else(|| parse_base_url(BASE_URL_DEFAULT), Ok)?;
     let token = match action {
         Action::DryRun => TokenSource::None,
-        Action::Filter | Action::Check | Action::Models => keys.source_for(&base_url)?,
+        Action::Filter | Action::Check | Action::Models | Action::Daemon => keys.source_for(&base_url)?,
     };
     Ok(Service {
         base_url,

@@ -1,0 +1,87 @@
+//! What the daemon needs to know beside what every run does.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The settings of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// The watched folders; at least one, no two the same.
+    pub spools: Vec<PathBuf>,
+    /// Whether folders in them are watched, too.
+    pub recursive: bool,
+    /// Where finished inputs and their results are moved; `None` leaves them where they are.
+    pub archive: Option<PathBuf>,
+    /// Whether to end when everything that is there was run.
+    pub once: bool,
+    /// Whether to wait for a spool that another daemon holds.
+    pub standby: bool,
+    /// How long a file that was closed must stay unchanged before it is taken.
+    pub settle: Duration,
+    /// How often the folders are looked through, whatever the kernel tells.
+    pub scan_every: Duration,
+    /// How many files may be run at the same time.
+    pub open_files_max: usize,
+    /// The largest file that is taken, in bytes.
+    pub file_bytes_max: u64,
+    /// What one owner may have under way.
+    pub owner_caps: OwnerCaps,
+    /// Owners whose requests are paid by their own key.
+    pub owners: Vec<Owner>,
+    /// How long the answers of finished files are kept, so that a changed file asks only for what is new.
+    pub retain: Duration,
+    /// How the log looks.
+    pub log_format: LogFormat,
+}
+
+/// What one owner may have queued and running; what exceeds it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnerCaps {
+    /// Files.
+    pub files: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Lines of files that run.
+    pub lines: u64,
+}
+
+/// An owner of files whose own key pays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The name, as the table `[owner.NAME]` gives it.
+    pub name: String,
+    /// The user's id.
+    pub id: u32,
+    /// The file with the key.
+    pub api_key_file: PathBuf,
+}
+
+/// How the daemon's log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people; with the kernel's priorities in front when the journal of systemd reads it.
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Daemon {
+    fn default() -> Daemon {
+        Daemon {
+            spools: Vec::new(),
+            recursive: false,
+            archive: None,
+            once: false,
+            standby: false,
+            settle: Duration::from_secs(2),
+            scan_every: Duration::from_secs(10),
+            open_files_max: 64,
+            file_bytes_max: 16 << 30,
+            owner_caps: OwnerCaps { files: 1_000_000, bytes: 1 << 40, lines: 100_000_000 },
+            owners: Vec::new(),
+            retain: Duration::from_secs(14 * 24 * 3600),
+            log_format: LogFormat::default(),
+        }
+    }
+}
