@@ -236,7 +236,7 @@ fn style(config: &Config) -> Style {
     Style { format: output.format, merge: output.merge.clone(), terminator: terminator(config) }
 }
 
-fn ledger(stage: &Stage) -> Ledger<'_> {
+fn ledger(stage: &Stage) -> Ledger<&Reporter> {
     let output = &stage.config.output;
     // The format text has no place for errors.
     let text_errors = output.format == Some(Format::Text) && output.merge.is_none();
