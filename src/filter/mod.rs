@@ -35,13 +35,15 @@ use crate::report::{self, Reporter};
 use crate::shutdown::{Shutdown, listen};
 
 pub use crate::config::Order;
+pub use reader::{Found, Split};
+pub use splitter::Splitter;
+pub use understanding::{Understanding, Understood};
 use closing::{Closing, Facts};
 use failed::FailedLines;
 use intake::Intake;
 use ledger::{Ledger, Why};
 use mode::{Filter, Rest};
-use reader::{Source, Split};
-use understanding::{Understanding, Understood};
+use reader::Source;
 use window::Window;
 use writer::Writer;
 
@@ -267,6 +269,7 @@ pub fn engine_settings(config: &Config) -> engine::Settings {
         retry_delay_max: clocks.retry_delay_max,
         drain: clocks.drain,
         deadline: clocks.deadline.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default()),
+        endless: false,
         deltas: config.output.format == Some(Format::Events),
     }
 }
