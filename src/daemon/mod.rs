@@ -3,8 +3,16 @@
 //!
 //! | file | job | what it refuses to know |
 //! |---|---|---|
+//! | [`controls`] | the files by which people cancel and repeat | what that means |
+//! | [`names`] | what the names of files mean | what is in them |
+//! | [`recipe`] | the settings of a folder | which files lie there |
+//! | [`snapshot`] | a private copy of an input, whatever others do to it | what its contents mean |
 //! | [`stamp`] | what a look at a file tells of it | what is in it |
 //! | [`status`] | the status files: their schema, their writing and reading | who reads them |
 
+pub mod controls;
+pub mod names;
+pub mod recipe;
+pub mod snapshot;
 pub mod stamp;
 pub mod status;
