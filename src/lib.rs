@@ -32,8 +32,8 @@
 //!   does every durable write of a run) and the display.
 //!   There is no lock on the way of a line, but for the one around counted names.
 //! - *A reply is an answer only when it holds up*: every doubt is a signal of its own ([`api::signal`]).
-//! - *One file writes stdout* (`filter/writer.rs`; the small commands print theirs in `command/mod.rs`), and one file
-//!   has unsafe code (`stdout_probe.rs`).
+//! - *One file writes stdout* (`filter/writer.rs`; the small commands print theirs in `command/mod.rs`), and two small
+//!   files have unsafe code (`stdout_probe.rs`, `daemon/snapshot/writers.rs`).
 
 pub mod api;
 pub mod cli;

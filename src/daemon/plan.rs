@@ -56,7 +56,7 @@ impl Plan {
         let Wishes { defaults, format, merge, form } = wishes;
         let lines_of_text = kind == Kind::Text && form == Some(InputForm::Text);
         let (whole, text) = match kind {
-            Kind::Lines => (false, form == Some(InputForm::Text)),
+            Kind::Lines => (false, false),
             Kind::One => (true, false),
             Kind::Text => (!lines_of_text, true),
         };

@@ -137,6 +137,16 @@ impl<A: Audience> Journaled<A> {
         }
     }
 
+    /// Whether every line of the input is settled, and durably so.
+    pub fn is_complete(&self) -> bool {
+        self.exhausted && self.ahead.is_none() && self.window.is_empty() && self.journal.is_settled()
+    }
+
+    /// Whether the mode itself has ended the run: the journal failed, or its first line has no model.
+    pub fn has_ended(&self) -> bool {
+        self.ledger.ends()
+    }
+
     fn has_failed(&self) -> bool {
         self.ledger.has_stopped()
     }
