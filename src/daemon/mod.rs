@@ -5,6 +5,8 @@
 //! |---|---|---|
 //! | [`stamp`] | what a look at a file tells of it | what is in it |
 //! | [`status`] | the status files: their schema, their writing and reading | who reads them |
+//! | [`supervision`] | what the service manager is told, and the watchdog | what its counters count |
 
 pub mod stamp;
 pub mod status;
+pub mod supervision;
