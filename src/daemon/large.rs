@@ -55,6 +55,11 @@ impl LargeMode {
         }
     }
 
+    /// The engine has stopped, and forgotten what it had.
+    pub fn forget_asked(&mut self) {
+        self.asked = 0;
+    }
+
     /// A request came back.
     pub fn returned(&mut self) {
         self.asked -= 1;

@@ -85,6 +85,10 @@ pub struct Shared {
     pub tell: UnboundedSender<(usize, Occurrence)>,
     /// How the daemon comes to its end.
     pub shutdown: Shutdown,
+    /// Why nothing is sent, when nothing is.
+    pub paused: std::cell::RefCell<Option<String>>,
+    /// How fast requests are settled.
+    pub rate: std::cell::RefCell<super::desk::Rate>,
 }
 
 impl Shared {
@@ -161,6 +165,8 @@ pub struct Spool {
     /// Files that are still being written to.
     unripe: HashMap<Arc<Path>, (u32, Kind, Instant)>,
     stale: HashSet<Arc<Path>>,
+    /// Where the contents and answers of large jobs are, when it is not the folder of their own number.
+    folders: HashMap<JobId, JobId>,
     /// Large files for which there is no room among the large ones.
     waiting_large: VecDeque<(u32, Queued)>,
     queue: Rota<Queued>,
@@ -241,6 +247,7 @@ impl Spool {
             blocked: HashMap::new(),
             unripe: HashMap::new(),
             stale: HashSet::new(),
+            folders: HashMap::new(),
             waiting_large: VecDeque::new(),
             queue: Rota::default(),
             shares: HashMap::new(),
@@ -456,6 +463,11 @@ impl Spool {
     /// Whether no job is open.
     fn is_still(&self) -> bool {
         self.jobs.iter().all(Option::is_none) && self.ready.is_empty() && !self.publishing && self.hands == 0
+    }
+
+    /// The configuration was read anew.
+    pub fn reload(&self) {
+        self.claimer.set_rules(Rulebook::of(&self.shared.config()));
     }
 
     fn job(&mut self, slot: u32, id: JobId) -> Option<&mut Job> {

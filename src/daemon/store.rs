@@ -88,7 +88,8 @@ impl Store {
         self.jobs().join(job.to_string())
     }
 
-    fn log(&self, generation: u64) -> PathBuf {
+    /// The log of a generation.
+    pub fn log(&self, generation: u64) -> PathBuf {
         self.folder.join(format!("log.{generation}"))
     }
 

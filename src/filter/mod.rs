@@ -35,9 +35,15 @@ use crate::report::{self, Reporter};
 use crate::shutdown::{Shutdown, listen};
 
 pub use crate::config::Order;
+pub use intake::Intake;
+pub use journaled::{Journaled, Parts, Rest, Sink};
+pub use ledger::{Ledger, Why};
 pub use reader::{Found, Split};
+pub use result::{Place, Rendering, SecondReading, look};
+pub use settings_guard::Guard;
 pub use splitter::Splitter;
 pub use understanding::{Understanding, Understood};
+pub use window::Window;
 use closing::{Closing, Facts};
 use failed::FailedLines;
 use intake::Intake;

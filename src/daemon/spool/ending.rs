@@ -450,6 +450,16 @@ impl Spool {
         });
     }
 
+    /// Puts the runs of large jobs away, for the daemon's end.
+    pub fn put_large_ones_away(&mut self) {
+        for slot in 0..self.jobs.len() as u32 {
+            let open = self.jobs[slot as usize].as_ref().filter(|job| matches!(job.body, Body::Large(_)));
+            if let Some(id) = open.map(|job| job.id) {
+                self.put_large_away(slot, id);
+            }
+        }
+    }
+
     /// Whether anything is on its way that a short wait brings to its end.
     pub fn is_ending(&self) -> bool {
         let ending = |job: &Job| matches!(job.body, Body::Ending | Body::Opening(_));

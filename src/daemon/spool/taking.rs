@@ -63,6 +63,9 @@ impl Spool {
     pub(super) fn go_on_with(&mut self, open: BTreeMap<JobId, Open>) {
         for (_, Open { claim, claim_at, answers }) in open {
             let path: Arc<Path> = claim.path.path().into();
+            if let Held::Folder(folder) = claim.held {
+                self.folders.insert(claim.job, folder);
+            }
             if !self.absolute(&path).symlink_metadata().is_ok() {
                 // Should it come back, its answers are used.
                 self.suspended.insert(path.as_os_str().as_bytes().into(), claim.job);
@@ -363,6 +366,9 @@ impl Spool {
             self.jobs.push(None);
             (self.jobs.len() - 1) as u32
         });
+        if let Some(folder) = job.folder.filter(|folder| *folder != job.id) {
+            self.folders.insert(job.id, folder);
+        }
         if let Some(result) = result_that_looks_like_input(&job) {
             self.own_results.insert(result);
         }
@@ -483,7 +489,8 @@ impl Spool {
     /// The folder of a job that was large when its file changed.
     fn folder_of_open(&self, from: Option<JobId>) -> Option<JobId> {
         let from = from?;
-        self.store.job(from).is_dir().then_some(from)
+        let folder = self.folders.get(&from).copied().unwrap_or(from);
+        self.store.job(folder).is_dir().then_some(folder)
     }
 
     /// A large file was copied: its claim is written down, and then its journal opened.

@@ -143,6 +143,11 @@ impl Spool {
         });
     }
 
+    /// Writes the spool's own status for the last time.
+    pub fn write_last(&self) {
+        let _ = status::write(&self.store.status(), &self.status(DaemonState::Stopped, None), 0o644);
+    }
+
     /// The spool as it stands.
     pub fn status(&self, state: DaemonState, paused: Option<String>) -> SpoolStatus {
         let now = Instant::now();
