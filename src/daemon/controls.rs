@@ -20,7 +20,7 @@ pub fn honoured(folder: BorrowedFd<'_>, control_name: &OsStr, input_owner: u32) 
         Err(Errno::NOENT) => return Ok(false),
         Err(error) => return Err(error.into()),
     };
-    let is_plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1;
+    let is_plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink <= 1;
     let own = rustix::process::geteuid().as_raw();
     Ok(is_plain && [input_owner, 0, own].contains(&stat.st_uid))
 }

@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::names::Kind;
 use super::snapshot::guard::{self, Fault, Opened, Rule};
+use super::stamp::Stamp;
 use crate::config::{Params, filled, params, params_over, parse_toml};
 use crate::exit::Stop;
 use crate::line::escape::shown;
@@ -120,7 +121,7 @@ fn read(opened: Opened, path: &Path) -> Result<Vec<u8>, RecipeError> {
     if is_unchanged { Ok(bytes) } else { Err(RecipeError::NotYet { path: path.to_owned() }) }
 }
 
-fn is_still(file: &File, stamp: &super::stamp::Stamp) -> io::Result<bool> {
+fn is_still(file: &File, stamp: &Stamp) -> io::Result<bool> {
     Ok(guard::stamp_of(&fstat(file)?) == *stamp)
 }
 
@@ -160,8 +161,8 @@ fn refusal(fault: Fault, path: PathBuf) -> RecipeError {
         Fault::TooLarge(_) => {
             (format!("{name} is longer than {} KiB", RECIPE_BYTES_MAX >> 10), "make it shorter, or take it away")
         }
-        Fault::HardLinked(links) => (
-            format!("{name} has {links} hard links, and on this machine anybody can link the files of others"),
+        Fault::HardLinked => (
+            format!("{name} has several hard links, and on this machine anybody can link the files of others"),
             "put a copy in its place",
         ),
         Fault::Unreadable(error) => {

@@ -141,9 +141,9 @@ fn refusal(fault: Fault, name: &OsStr, rule: &Rule<'_>) -> Refused {
             format!("{name} has {bytes} bytes, and files of at most {} bytes are run", rule.bytes_max),
             format!("split it, for example by split -C 1G; or start the daemon with --max-file-bytes {bytes}"),
         ),
-        Fault::HardLinked(links) => (
+        Fault::HardLinked => (
             "hard_linked",
-            format!("{name} has {links} hard links, and on this machine anybody can link the files of others"),
+            format!("{name} has several hard links, and on this machine anybody can link the files of others"),
             "copy it instead of linking it; or let the administrator run: sysctl fs.protected_hardlinks=1".to_owned(),
         ),
         Fault::Unreadable(error) => {

@@ -44,8 +44,8 @@ pub enum Fault {
     WrongOwner(u32),
     /// It has so many bytes.
     TooLarge(u64),
-    /// It has so many names, and may have got them from anybody.
-    HardLinked(u64),
+    /// It has several names, and may have got them from anybody.
+    HardLinked,
     /// We may not read it.
     Unreadable(Errno),
     /// Somebody has it open for writing.
@@ -61,6 +61,11 @@ pub fn open(folder: BorrowedFd<'_>, name: &OsStr, rule: &Rule<'_>) -> Result<Ope
     must_be_a_name(name)?;
     // Looked at before it is opened, for the opening of a device may do things.
     judge(&stat_of(folder, name).map_err(fault)?, rule, links_are_protected)?;
+    open_and_judge(folder, name, rule)
+}
+
+/// Opens what has this name now, whatever had it a moment ago.
+fn open_and_judge(folder: BorrowedFd<'_>, name: &OsStr, rule: &Rule<'_>) -> Result<Opened, Fault> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(retry_on_intr(|| openat(folder, name, flags, Mode::empty())).map_err(fault)?);
     let stat = fstat(&file).map_err(fault)?;
@@ -113,14 +118,13 @@ fn judge(stat: &Stat, rule: &Rule<'_>, links_are_protected: impl Fn() -> bool) -
     if !(rule.owner_allowed)(stat.st_uid) {
         return Err(Fault::WrongOwner(stat.st_uid));
     }
-    match u64::from(stat.st_nlink) {
-        // It lost its name since.
-        0 => return Err(Fault::Gone),
-        1 => {}
+    match stat.st_nlink {
+        // Some FUSE file systems count none.
+        0 | 1 => {}
         // Where links are protected, whoever made one could write to the file or owns it (proc_sys_fs(5)); elsewhere it
         // may have been made to have a file read out that its owner keeps closed.
         _ if links_are_protected() => {}
-        links => return Err(Fault::HardLinked(links)),
+        _ => return Err(Fault::HardLinked),
     }
     if bytes_of(stat) > rule.bytes_max {
         return Err(Fault::TooLarge(bytes_of(stat)));
@@ -161,6 +165,11 @@ fn fault(error: Errno) -> Fault {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::os::fd::AsFd as _;
+    use std::os::unix::fs::{chown, symlink};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use rustix::fs::{CWD, mknodat};
 
     use super::*;
 
@@ -171,10 +180,48 @@ mod tests {
         fs::hard_link(folder.path().join("a"), folder.path().join("b")).unwrap();
         let stat = stat_of(File::open(folder.path()).unwrap().as_fd(), OsStr::new("a")).unwrap();
         let rule = Rule { owner_allowed: &|_| true, bytes_max: 1 };
-        assert!(matches!(judge(&stat, &rule, || false), Err(Fault::HardLinked(2))));
+        assert!(matches!(judge(&stat, &rule, || false), Err(Fault::HardLinked)));
         judge(&stat, &rule, || true).unwrap();
         let strict = Rule { owner_allowed: &|_| false, bytes_max: 1 };
         assert!(matches!(judge(&stat, &strict, || true), Err(Fault::WrongOwner(_))));
+    }
+
+    #[test]
+    fn what_takes_the_name_after_the_look_is_judged_again_and_never_waited_for() {
+        const NOBODY: u32 = 65534;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["own", "foreign"] {
+            fs::write(at(name), "x").unwrap();
+        }
+        symlink(at("own"), at("link")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        mknodat(CWD, at("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let mut names = vec!["link", "folder", "pipe"];
+        if chown(at("foreign"), Some(NOBODY), None).is_ok() {
+            fs::hard_link(at("foreign"), at("hard")).unwrap();
+            names.push("hard");
+        }
+        let open = File::open(folder.path()).unwrap();
+        let (tell, told) = mpsc::channel();
+        // A thread that would wait for a pipe is left behind.
+        std::thread::spawn(move || {
+            let own = rustix::process::geteuid().as_raw();
+            let rule = Rule { owner_allowed: &|owner| owner == own, bytes_max: 1 };
+            for name in ["own"].iter().chain(&names) {
+                let passed = open_and_judge(open.as_fd(), OsStr::new(name), &rule).map(drop);
+                tell.send((*name, passed)).unwrap();
+            }
+        });
+        while let Ok((name, passed)) = told.recv_timeout(Duration::from_secs(20)).map_err(|error| {
+            assert_eq!(error, mpsc::RecvTimeoutError::Disconnected, "it waits");
+        }) {
+            match name {
+                "own" => assert!(passed.is_ok()),
+                "hard" => assert!(matches!(passed, Err(Fault::WrongOwner(NOBODY)))),
+                _ => assert!(matches!(passed, Err(Fault::NotRegular(_))), "{name}: {passed:?}"),
+            }
+        }
     }
 
     #[test]
