@@ -297,6 +297,7 @@ impl Taker {
             Err(RecipeError::Wrong { message, way_out }) => {
                 return Ok(Reply::Rejected { code: "recipe", message, way_out });
             }
+            Err(RecipeError::NotYet { .. }) => return Ok(Reply::NotYet),
             Err(error @ RecipeError::Io { .. }) => return Ok(Reply::Trouble(error.to_string())),
         };
         let is_whole = recipe.reading(order.kind).0 != Kind::Lines;

@@ -85,10 +85,6 @@ impl History {
             Note::Owner { .. } => {}
             Note::Claim(claim) => self.claim(offset, claim),
             Note::Done(done) => self.done(offset, &done),
-            Note::Strike { path, stamp, count: 0 } => {
-                self.strikes.remove(&*path.0);
-                drop(stamp);
-            }
             Note::Strike { path, stamp, count } => {
                 self.strikes.insert(path.0.into(), (stamp, count));
             }

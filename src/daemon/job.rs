@@ -1,19 +1,18 @@
 //! One prompt file that is being run. A small one is here altogether; a large one has the machinery of a run with a
 //! journal of its own behind it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::claim::LargeFile;
 use super::large::LargeMode;
 use super::log::{Done, End, JobId};
 use super::names::Kind;
 use super::plan::Plan;
 use super::stamp::Stamp;
 use crate::journal::{self, publish::Fingerprint};
-use crate::line::{ErrorCode, Request};
+use crate::line::Request;
 use crate::report::Counts;
 
 /// A prompt file that is being run.
@@ -65,7 +64,7 @@ pub enum Body {
     /// Its lines.
     Small(Small),
     /// A large file that is being copied, or whose journal is being opened.
-    Opening(Option<Box<LargeFile>>),
+    Opening,
     /// A run with a journal.
     Large(Box<LargeMode>),
     /// Its result is being made.
@@ -93,8 +92,6 @@ pub struct Small {
     pub unsettled: usize,
     /// Lines that are with the engine.
     pub asked: usize,
-    /// Lines that failed, by code.
-    pub codes: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug)]
@@ -181,11 +178,6 @@ impl Small {
         self.unsettled == 0
     }
 
-    /// Counts a failure.
-    pub fn failed(&mut self, code: ErrorCode) {
-        *self.codes.entry(code.as_str()).or_default() += 1;
-    }
-
     /// Every line with the place of its record, when all are settled.
     pub fn records(&self) -> Vec<(journal::Key, u64)> {
         let settled = |line: &Line| match line.state {
@@ -219,7 +211,7 @@ impl Job {
         match &self.body {
             Body::Small(small) => small.asked > 0,
             Body::Large(large) => large.is_asked(),
-            Body::Opening(_) | Body::Ending | Body::Waiting => false,
+            Body::Opening | Body::Ending | Body::Waiting => false,
         }
     }
 }

@@ -63,7 +63,7 @@ pub struct Ready {
 #[derive(Debug)]
 pub enum Hindrance {
     /// The input is not what it was.
-    Changed(Stamp),
+    Changed,
     /// The name of the result belongs to something else.
     Taken,
     /// Something failed.
@@ -163,7 +163,7 @@ pub fn must_be_unchanged(input: &Path, stamp: &Stamp) -> Result<(), Hindrance> {
     let folder = std::fs::File::open(publish::folder_of(input)).map_err(failed)?;
     let Some(name) = input.file_name() else { return Ok(()) };
     match snapshot::look(folder.as_fd(), name, stamp).map_err(failed)? {
-        Look::Changed(now) => Err(Hindrance::Changed(now)),
+        Look::Changed(_) => Err(Hindrance::Changed),
         Look::Same | Look::Gone => Ok(()),
     }
 }

@@ -334,7 +334,7 @@ impl Spool {
                     let work = large.pull(cx)?;
                     Some(Work { key: key(spool, *slot, work.key.0 as u32), request: work.request })
                 }
-                Body::Opening(_) | Body::Ending | Body::Waiting => None,
+                Body::Opening | Body::Ending | Body::Waiting => None,
             }
         })
     }
@@ -374,7 +374,7 @@ impl Spool {
                 large.returned();
                 large.mode().settle(Key(u64::from(line)), request, outcome)
             }
-            Body::Opening(_) | Body::Ending | Body::Waiting => Slot::Free,
+            Body::Opening | Body::Ending | Body::Waiting => Slot::Free,
         }
     }
 
@@ -416,7 +416,7 @@ impl Spool {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         if line == CLAIM {
             job.claim_at = record.offset;
-            if let Body::Opening(_) = job.body {
+            if let Body::Opening = job.body {
                 self.open_large(slot);
             } else {
                 self.end_if_settled(slot);
@@ -479,6 +479,11 @@ impl Spool {
         move |occurrence| {
             let _ = tell.send((index, occurrence));
         }
+    }
+
+    /// The log has failed, and with it the spool.
+    fn fail(&mut self, error: journal::Error) {
+        self.failed.get_or_insert(error);
     }
 
     fn absolute(&self, path: &Path) -> PathBuf {

@@ -46,11 +46,8 @@ pub use understanding::{Understanding, Understood};
 pub use window::Window;
 use closing::{Closing, Facts};
 use failed::FailedLines;
-use intake::Intake;
-use ledger::{Ledger, Why};
-use mode::{Filter, Rest};
+use mode::{Filter, Rest as PlainRest};
 use reader::Source;
-use window::Window;
 use writer::Writer;
 
 /// The reorder window, as a multiple of the concurrency: wide enough that one slow request does not idle the others.
@@ -128,8 +125,8 @@ async fn run_plain(mut stage: Stage) -> Result<Exit, Stop> {
     close_plain(&stage, &ended, rest).await
 }
 
-async fn close_plain(stage: &Stage, ended: &engine::Ended, rest: Rest) -> Result<Exit, Stop> {
-    let Rest { writer, mut failed_lines, why, mut unsettled, mut intake } = rest;
+async fn close_plain(stage: &Stage, ended: &engine::Ended, rest: PlainRest) -> Result<Exit, Stop> {
+    let PlainRest { writer, mut failed_lines, why, mut unsettled, mut intake } = rest;
     if let Some(file) = failed_lines.as_mut().filter(|_| *ended != engine::Ended::Complete) {
         // A pipe may never end; a file's rest is as unsettled as what was in flight.
         let wait = stage.config.input.files.iter().all(is_regular);

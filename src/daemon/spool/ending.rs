@@ -134,7 +134,7 @@ impl Spool {
         });
         match handed {
             Ok(()) => self.publishing = true,
-            Err(error) => drop(self.failed.get_or_insert(error)),
+            Err(error) => self.fail(error),
         }
     }
 
@@ -149,7 +149,7 @@ impl Spool {
                     }
                 }
             }
-            Err(error) => drop(self.failed.get_or_insert(error)),
+            Err(error) => self.fail(error),
         }
     }
 
@@ -178,7 +178,7 @@ impl Spool {
     pub(super) fn noted(&mut self, done: &Done, at: Result<u64, journal::Error>) {
         let at = match at {
             Ok(at) => at,
-            Err(error) => return drop(self.failed.get_or_insert(error)),
+            Err(error) => return self.fail(error),
         };
         let path: Arc<Path> = done.path.path().into();
         match self.by_path.get(&path).copied() {
@@ -265,9 +265,9 @@ impl Spool {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         let (path, owner, kind) = (Arc::clone(&job.path), job.stamp.owner, job.kind);
         match hindrance {
-            Hindrance::Changed(_) if job.changed => self.take_again(slot, &path),
+            Hindrance::Changed if job.changed => self.take_again(slot, &path),
             // The scanner tells when it is stable.
-            Hindrance::Changed(_) => job.body = Body::Waiting,
+            Hindrance::Changed => job.body = Body::Waiting,
             Hindrance::Taken => {
                 let target = self.root.join(path.with_file_name(job.plan.result_name.path()));
                 self.tell_blocked(&path, owner, &target);
@@ -462,7 +462,7 @@ impl Spool {
 
     /// Whether anything is on its way that a short wait brings to its end.
     pub fn is_ending(&self) -> bool {
-        let ending = |job: &Job| matches!(job.body, Body::Ending | Body::Opening(_));
+        let ending = |job: &Job| matches!(job.body, Body::Ending | Body::Opening);
         self.hands > 0 || self.publishing || self.jobs.iter().flatten().any(ending)
     }
 }

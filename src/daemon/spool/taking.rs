@@ -237,7 +237,7 @@ impl Spool {
             tell(Occurrence::Noted(Box::new(done), at));
         });
         if let Err(error) = handed {
-            self.failed.get_or_insert(error);
+            self.fail(error);
         }
     }
 
@@ -450,7 +450,7 @@ impl Spool {
             Held::Folder(folder) => Some(folder),
             Held::Here(_) => None,
         };
-        let body = if folder.is_some() { Body::Opening(None) } else { Body::Small(Small::default()) };
+        let body = if folder.is_some() { Body::Opening } else { Body::Small(Small::default()) };
         let mut job = new_job(id, &queued, claim.stamp, claim.sha256, plan, replaces, body);
         (job.claim_at, job.folder, job.retry_failed) = (claim_at, folder, claim.retry_failed);
         let slot = self.place(job);
@@ -472,7 +472,7 @@ impl Spool {
         let folder = file.folder.or_else(|| self.folder_of_open(file.from)).unwrap_or(id);
         let retry_failed = matches!(queued.how, Wanted::Fresh { retry_failed: true, .. });
         let plan = Arc::new(file.plan.clone());
-        let mut job = new_job(id, &queued, file.stamp, String::new(), plan, file.replaces.clone(), Body::Opening(None));
+        let mut job = new_job(id, &queued, file.stamp, String::new(), plan, file.replaces.clone(), Body::Opening);
         (job.folder, job.retry_failed, job.from) = (Some(folder), retry_failed, file.from);
         job.seeds = file.answers.values().cloned().collect();
         let slot = self.place(job);

@@ -176,7 +176,12 @@ impl Spool {
             },
             running: running.into_iter().map(|(_, row)| row).take(ROWS_MAX).collect(),
             attention: self.attention.iter().cloned().collect(),
+            archive: self.archive_path().map(|path| path.to_string_lossy().into_owned()),
         }
+    }
+
+    fn archive_path(&self) -> Option<PathBuf> {
+        self.shared.config().daemon.as_ref()?.archive.clone()
     }
 
     /// Files by how they stand.
@@ -203,11 +208,6 @@ impl Spool {
             }
         }
         self.alive
-    }
-
-    /// How far the scanner is.
-    pub fn scanner_advanced(&self) -> u64 {
-        self.scanner.as_ref().map_or(0, super::scan::Scanner::advanced)
     }
 }
 
