@@ -257,7 +257,10 @@ mod tests {
         let endings = prop::sample::select(vec![".jsonl", ".json", ".txt", ".md"]);
         let pieces = prop_oneof![
             "[a-z.~]{0,6}".prop_map(String::into_bytes),
-            prop::collection::vec(any::<u8>().prop_filter("no name has these", |byte| !matches!(byte, 0 | b'/')), 0..250),
+            prop::collection::vec(
+                any::<u8>().prop_filter("no name has these", |byte| !matches!(byte, 0 | b'/')),
+                0..250
+            ),
             prop::sample::select(vec![".out", ".status", ".tmp", ".cancel", ".jsonl", ".out.jsonl"])
                 .prop_map(|piece| piece.as_bytes().to_vec()),
         ];
