@@ -3,8 +3,10 @@
 //!
 //! | file | job | what it refuses to know |
 //! |---|---|---|
+//! | [`names`] | what the names in a spool mean; pure | what lies under them |
 //! | [`stamp`] | what a look at a file tells of it | what is in it |
 //! | [`status`] | the status files: their schema, their writing and reading | who reads them |
 
+pub mod names;
 pub mod stamp;
 pub mod status;
