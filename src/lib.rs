@@ -82,6 +82,8 @@ fn run_task(task: Task) -> Result<Exit, Stop> {
         Task::Run(config) => run_config(*config),
         Task::Journal(task) => command::journal::run(&task),
         Task::Merge(task) => command::merge::run(&task),
+        Task::Status(task) => command::status::run(&task),
+        Task::Submit(task) => command::submit::run(&task),
     }
 }
 

@@ -45,6 +45,24 @@ const KEYS: &[&str] = &[
     "timeouts.drain",
     "limits",
     "limits.concurrency",
+    "daemon",
+    "daemon.spool",
+    "daemon.recursive",
+    "daemon.archive",
+    "daemon.once",
+    "daemon.standby",
+    "daemon.settle",
+    "daemon.scan_every",
+    "daemon.max_open_files",
+    "daemon.max_file_bytes",
+    "daemon.max_owner_files",
+    "daemon.max_owner_bytes",
+    "daemon.max_owner_lines",
+    "daemon.retain",
+    "daemon.log_format",
+    "owner",
+    "owner.NAME",
+    "owner.NAME.api_key_file",
 ];
 
 /// Reads a configuration file; `None` when there is none. `home` stands for a leading `~/` in its paths.
@@ -67,9 +85,12 @@ pub fn load(path: &Path, home: Option<&Path>) -> Result<Option<Layer>, Stop> {
     let text = std::str::from_utf8(&bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
     let mut layer: Layer = parse_toml(text, path, KEYS)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    for file in layer.api_key_file.iter_mut().chain(layer.ca_cert.iter_mut().flatten()) {
+    let key_files = layer.owner.values_mut().filter_map(|owner| owner.api_key_file.as_mut());
+    let own = layer.api_key_file.iter_mut().chain(layer.ca_cert.iter_mut().flatten());
+    for file in own.chain(layer.daemon.paths_mut()).chain(key_files) {
         *file = resolved(file, folder, home);
     }
+    layer.owner.values_mut().for_each(|owner| owner.origin = path.to_owned());
     Ok(Some(layer))
 }
 
@@ -93,7 +114,7 @@ pub fn parse_toml<T: DeserializeOwned>(text: &str, path: &Path, keys: &[&str]) -
         Stop::config(format!("{}, line {line}: {cause}", shown(path))).way_out("correct that line, or take it out")
     };
     let table = DeTable::parse(text).map_err(wrong)?;
-    if let Some((key, offset)) = unknown_key(table.get_ref(), "", keys) {
+    if let Some((key, offset)) = unknown_key(table.get_ref(), "", "", keys) {
         return Err(unknown(&key, path, line_of(text, offset), keys));
     }
     toml::from_str(text).map_err(wrong)
@@ -103,13 +124,17 @@ fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-/// The first key that nobody knows, with its tables before it, and the offset at which it stands.
-fn unknown_key(table: &DeTable<'_>, prefix: &str, keys: &[&str]) -> Option<(String, usize)> {
+/// The first key that nobody knows, with its tables before it, and the offset at which it stands. `known` are the tables
+/// as [`KEYS`] has them, where a name that the user chose is `NAME`.
+fn unknown_key(table: &DeTable<'_>, prefix: &str, known: &str, keys: &[&str]) -> Option<(String, usize)> {
     table.iter().find_map(|(key, value)| {
         let name = format!("{prefix}{}", key.get_ref());
+        let known = if known == "owner." { "owner.NAME".to_owned() } else { format!("{known}{}", key.get_ref()) };
         match value.get_ref() {
-            _ if !keys.contains(&name.as_str()) => Some((name, key.span().start)),
-            DeValue::Table(inner) if name != "params" => unknown_key(inner, &format!("{name}."), keys),
+            _ if !keys.contains(&known.as_str()) => Some((name, key.span().start)),
+            DeValue::Table(inner) if name != "params" => {
+                unknown_key(inner, &format!("{name}."), &format!("{known}."), keys)
+            }
             _ => None,
         }
     })
@@ -121,7 +146,7 @@ fn unknown(key: &str, path: &Path, line: usize, keys: &[&str]) -> Stop {
     let likeness = |known: &str| strsim::jaro_winkler(&last(key), &last(known)).max(strsim::jaro_winkler(key, known));
     let nearest = keys.iter().copied().max_by(|left, right| likeness(left).total_cmp(&likeness(right)));
     let nearest = nearest.unwrap_or_default();
-    let nearest = match nearest.split_once('.') {
+    let nearest = match nearest.rsplit_once('.') {
         Some((table, name)) => format!("`{name}` in [{table}]"),
         None => format!("`{nearest}`"),
     };

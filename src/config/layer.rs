@@ -3,6 +3,7 @@
 //! Invariant: a value in a [`Layer`] is valid on its own; what a setting means beside others is for the build to judge.
 //! Refuses to know which layer wins. No error repeats a URL, for a key may stand there in the wrong place.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::DialectChoice;
+use super::daemon::{DaemonLayer, OwnerLayer};
 use super::values::{check_param_key, parse_base_url, parse_bytes, parse_duration};
 use crate::api::Upstream;
 use crate::api::token::looks_like_key;
@@ -56,6 +58,8 @@ pub struct Layer {
     pub params: Params,
     pub timeouts: Timeouts,
     pub limits: Ceilings,
+    pub daemon: DaemonLayer,
+    pub owner: BTreeMap<String, OwnerLayer>,
 }
 
 /// The `[timeouts]` of a layer.
@@ -86,6 +90,8 @@ pub struct Ceilings {
 impl Layer {
     /// This layer on top of another: what it leaves open is the other's; parameters are replaced one by one.
     pub fn over(self, lower: Layer) -> Layer {
+        let mut owner = lower.owner;
+        owner.extend(self.owner);
         Layer {
             base_url: self.base_url.or(lower.base_url),
             model: self.model.or(lower.model),
@@ -106,6 +112,8 @@ impl Layer {
             params: params_over(self.params, lower.params),
             timeouts: self.timeouts.over(lower.timeouts),
             limits: Ceilings { concurrency: self.limits.concurrency.or(lower.limits.concurrency) },
+            daemon: self.daemon.over(lower.daemon),
+            owner,
         }
     }
 }
@@ -145,7 +153,7 @@ pub fn filled<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::
     }
 }
 
-fn key_file<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
+pub(super) fn key_file<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
     match filled(input)? {
         Some(text) if looks_like_key(&text) => Err(D::Error::custom(
             "api_key_file names a file, and this looks like the key itself; write the key into a file of mode 0600",
@@ -154,7 +162,7 @@ fn key_file<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::E
     }
 }
 
-fn one_or_more<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
+pub(super) fn one_or_more<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
     #[derive(serde::Deserialize)]
     #[serde(untagged, expecting = "expected a path or a list of paths")]
     enum Paths {
@@ -167,7 +175,7 @@ fn one_or_more<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<PathBuf
     })
 }
 
-fn bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error> {
+pub(super) fn bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error> {
     let text = match toml::Value::deserialize(input)? {
         toml::Value::Integer(number) => number.to_string(),
         toml::Value::String(text) => text,
@@ -176,7 +184,7 @@ fn bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error>
     parse_bytes(&text).map(Some).map_err(D::Error::custom)
 }
 
-fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
     parse_duration(&String::deserialize(input)?).map(Some).map_err(D::Error::custom)
 }
 
