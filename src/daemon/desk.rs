@@ -3,6 +3,7 @@
 //!
 //! Invariant: one task owns all of it; whatever waits for a disk or a name server does so on a thread.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -10,13 +11,13 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::account::Account;
 use super::spool::{Shared, Spool, parts};
 use super::status::DaemonState;
 use super::supervision::{Supervision, Watchdog};
 use super::{Inbox, Reload};
 use crate::api::Dialect;
-use crate::api::client::ApiClient;
-use crate::api::transport::Transport as _;
+use crate::config::{Config, Owner};
 use crate::engine::{Delta, Event, Halt, Key, Mode, Slot, Work};
 use crate::exit::{Exit, Stop};
 use crate::line::{Outcome, Request};
@@ -26,7 +27,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// So many occurrences are handled before the engine gets its turn.
 const HANDLED_AT_ONCE: usize = 256;
 
-/// The engine's source and sink.
+/// All spools, and everything that happens.
 pub struct Desk {
     spools: Vec<Spool>,
     shared: Rc<Shared>,
@@ -35,16 +36,21 @@ pub struct Desk {
     hangups: Signal,
     supervision: Supervision,
     watchdog: Watchdog,
-    client: Rc<ApiClient>,
     reload: Reload,
+    accounts: Rc<[Account]>,
     turns: u64,
+    /// Requests in flight, by account.
+    in_flight: Vec<usize>,
+    /// The spool that is asked for work first.
     next: usize,
-    concurrency: Option<usize>,
+    /// Which accounts have not heard of another concurrency.
+    concurrency: Vec<Option<usize>>,
     dialect: Option<Dialect>,
     /// Why the daemon must end.
     stop: Option<Stop>,
     once: bool,
-    reloaded: bool,
+    /// How often the configuration was read anew.
+    reloads: u64,
 }
 
 impl Desk {
@@ -54,8 +60,8 @@ impl Desk {
         shared: Rc<Shared>,
         inbox: Inbox,
         supervision: Supervision,
-        client: Rc<ApiClient>,
         reload: Reload,
+        accounts: Rc<[Account]>,
     ) -> Result<Self, Stop> {
         let hangups = signal(SignalKind::hangup())
             .map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
@@ -71,15 +77,16 @@ impl Desk {
             hangups,
             supervision,
             watchdog,
-            client,
             reload,
             turns: 0,
+            in_flight: vec![0; accounts.len()],
             next: 0,
-            concurrency: None,
+            concurrency: vec![None; accounts.len()],
+            accounts,
             dialect: None,
             stop: None,
             once,
-            reloaded: false,
+            reloads: 0,
         })
     }
 
@@ -88,8 +95,8 @@ impl Desk {
         self.dialect
     }
 
-    /// Hears of everything that happened; whether anything did.
-    fn poll_all(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Hears of everything that happened; whether anything did, and more may wait.
+    pub fn poll_all(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
         for _ in 0..HANDLED_AT_ONCE {
             let Poll::Ready(Some((spool, occurrence))) = self.inbox.poll_recv(cx) else {
@@ -138,7 +145,7 @@ impl Desk {
         }
         let in_flight = self.shared.counts.in_flight();
         let numbers = format!("{running} running, {queued} queued, {done} done, {in_flight} requests in flight");
-        match self.shared.paused.borrow().as_ref() {
+        match self.shared.pause_reason() {
             Some(reason) => format!("paused: {reason}; {numbers}"),
             None => numbers,
         }
@@ -149,41 +156,56 @@ impl Desk {
         self.supervision.reloading();
         match (self.reload)() {
             Ok(config) => {
-                if let Err(error) = self.client.renew_token() {
-                    tracing::error!("the key cannot be read anew, and the old one stays: {error}");
-                }
                 let before = self.shared.config();
-                if config.service.base_url != before.service.base_url {
-                    tracing::warn!("another base URL is used only after a restart");
+                if config.service.base_url != before.service.base_url || owners(&config) != owners(&before) {
+                    tracing::warn!("another base URL, and other owners, are used only after a restart");
                 }
-                self.concurrency = Some(config.limits.concurrency.get());
+                let concurrency = config.limits.concurrency.get();
+                let renewed = self.accounts.iter().filter(|account| account.has_new_key()).count();
+                self.concurrency.iter_mut().for_each(|told| *told = Some(concurrency));
                 *self.shared.config.borrow_mut() = Rc::new(config);
                 self.spools.iter().for_each(Spool::reload);
-                tracing::info!("the configuration was read anew");
+                tracing::info!(new_keys = renewed, "the configuration was read anew");
             }
             Err(stop) => tracing::error!("the configuration was read anew and is wrong; the old one stays: {stop}"),
         }
-        self.reloaded = true;
+        self.reloads += 1;
         let status = self.status_line();
         self.supervision.ready(&status);
     }
 
-    /// The engine halted: everything that it had goes on from the logs, later.
-    pub fn suspend(&mut self, halt: &Halt) {
-        tracing::error!("paused: {}; {}", halt.message, halt.way_out);
-        *self.shared.paused.borrow_mut() = Some(halt.message.clone());
-        self.spools.iter_mut().for_each(Spool::suspend_all);
+    /// How often the configuration was read anew.
+    pub fn reloads(&self) -> u64 {
+        self.reloads
     }
 
-    /// Waits for the next thing to happen, while nothing is sent; whether the configuration was read anew.
-    pub async fn next_change(&mut self) -> bool {
-        std::future::poll_fn(|cx| {
-            let any = self.poll_all(cx);
-            self.spools.iter_mut().for_each(|spool| spool.idle(cx));
-            if any || self.stop.is_some() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        std::mem::take(&mut self.reloaded)
+    /// An account's engine halted: everything that it had goes on from the logs, later.
+    pub fn suspend(&mut self, account: usize, name: Option<&str>, halt: &Halt) {
+        self.pause(account, name, &halt.message, &halt.way_out);
+        self.in_flight[account] = 0;
+        self.spools.iter_mut().for_each(|spool| spool.suspend(account));
+    }
+
+    /// Nothing of an account is sent.
+    pub fn pause(&mut self, account: usize, name: Option<&str>, message: &str, way_out: &str) {
+        let whose = name.map_or(String::new(), |name| format!("owner {name}: "));
+        tracing::error!("paused: {whose}{message}; {way_out}");
+        self.shared.paused.borrow_mut().insert(account, format!("{whose}{message}"));
+    }
+
+    /// An account begins to send.
+    pub fn begin(&mut self, account: usize) {
+        self.shared.paused.borrow_mut().remove(&account);
+    }
+
+    /// Hands on what waits for the disk.
+    pub fn flush(&mut self, cx: &mut Context<'_>) {
+        self.spools.iter_mut().for_each(|spool| spool.idle(cx));
+    }
+
+    /// Whether the daemon must end.
+    pub fn must_stop(&self) -> bool {
+        self.stop.is_some()
     }
 
     /// Waits until nothing is nearly at its end any more.
@@ -227,34 +249,52 @@ impl Desk {
     }
 }
 
-impl Mode for Desk {
+fn owners(config: &Config) -> Vec<Owner> {
+    config.daemon.as_ref().map(|daemon| daemon.owners.clone()).unwrap_or_default()
+}
+
+/// The engine's source and sink for one account.
+pub struct Front<'d> {
+    /// What all accounts share.
+    pub desk: &'d RefCell<Desk>,
+    /// Whose key pays, by its place.
+    pub account: usize,
+}
+
+impl Mode for Front<'_> {
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
-        let spools = self.spools.len();
-        for offset in 0..spools {
-            let index = (self.next + offset) % spools;
-            if let Some(work) = self.spools[index].pull(cx) {
-                self.next = index + 1;
+        let mut desk = self.desk.borrow_mut();
+        let spools = desk.spools.len();
+        // Each account's engine keeps to the limit; what all of them have together does, too.
+        let in_flight: usize = desk.in_flight.iter().sum();
+        let is_full = in_flight >= desk.shared.config().limits.concurrency.get();
+        for offset in (0..spools).filter(|_| !is_full) {
+            let index = (desk.next + offset) % spools;
+            if let Some(work) = desk.spools[index].pull(self.account, cx) {
+                desk.next = index + 1;
                 return Poll::Ready(Some(work));
             }
         }
-        if self.once && self.spools.iter().all(Spool::is_drained) { Poll::Ready(None) } else { Poll::Pending }
+        if desk.once && desk.spools.iter().all(Spool::is_drained) { Poll::Ready(None) } else { Poll::Pending }
     }
 
     fn look_ahead(&mut self, cx: &mut Context<'_>) {
-        self.spools.iter_mut().for_each(|spool| spool.look_ahead(cx));
+        self.desk.borrow_mut().spools.iter_mut().for_each(|spool| spool.look_ahead(cx));
     }
 
     fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
         let (spool, slot, line) = parts(key);
-        self.spools.get_mut(spool).map_or(Slot::Free, |spool| spool.settle(slot, line, request, outcome))
+        let mut desk = self.desk.borrow_mut();
+        desk.spools.get_mut(spool).map_or(Slot::Free, |spool| spool.settle(slot, line, request, outcome))
     }
 
     fn take_freed(&mut self) -> usize {
-        self.spools.iter_mut().map(Spool::take_freed).sum()
+        let account = self.account;
+        self.desk.borrow_mut().spools.iter_mut().map(|spool| spool.take_freed(account)).sum()
     }
 
     fn take_concurrency(&mut self) -> Option<usize> {
-        self.concurrency.take()
+        self.desk.borrow_mut().concurrency[self.account].take()
     }
 
     fn delta(&mut self, _: Delta) {}
@@ -264,44 +304,46 @@ impl Mode for Desk {
     }
 
     fn event(&mut self, event: Event) {
-        self.shared.counts.event(&event);
+        self.desk.borrow_mut().event(self.account, event);
+    }
+
+    fn poll_stop(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        if self.desk.borrow().must_stop() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn idle(&mut self, cx: &mut Context<'_>) {
+        self.desk.borrow_mut().flush(cx);
+    }
+}
+
+impl Desk {
+    fn event(&mut self, account: usize, event: Event) {
+        if let Event::Sent { in_flight } | Event::Ended { in_flight } = event {
+            self.in_flight[account] = in_flight;
+        }
+        let all: usize = self.in_flight.iter().sum();
+        let shared = Rc::clone(&self.shared);
         match event {
+            Event::Sent { .. } => shared.counts.event(&Event::Sent { in_flight: all }),
+            Event::Ended { .. } => shared.counts.event(&Event::Ended { in_flight: all }),
             Event::DialectFound(dialect) => {
                 self.dialect = Some(dialect);
                 tracing::info!(dialect = dialect.name(), "dialect found");
             }
             Event::Paused { reason } => {
                 tracing::warn!("paused: {reason}");
-                *self.shared.paused.borrow_mut() = Some(reason);
+                shared.paused.borrow_mut().insert(account, reason);
             }
             Event::Resumed => {
                 tracing::info!("the service answers again: going on");
-                self.shared.paused.borrow_mut().take();
+                shared.paused.borrow_mut().remove(&account);
             }
-            Event::Retry { reason, delay } => {
+            Event::Retry { ref reason, delay } => {
                 tracing::debug!(delay_seconds = delay.as_secs_f64(), "retry: {reason}");
+                shared.counts.event(&event);
             }
             Event::Draining { in_flight } => tracing::info!(in_flight, "draining"),
-            Event::Sent { .. } => {
-                // After a halt the first request that goes out ends the pause.
-                if self.shared.paused.borrow().is_some() && self.shared.counts.in_flight() > 1 {
-                    self.shared.paused.borrow_mut().take();
-                }
-            }
-            Event::Ended { .. } => {}
         }
-    }
-
-    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.poll_all(cx) {
-            // What was handled may have made work for others, and more may wait.
-            cx.waker().wake_by_ref();
-        }
-        if self.stop.is_some() { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    fn idle(&mut self, cx: &mut Context<'_>) {
-        self.spools.iter_mut().for_each(|spool| spool.idle(cx));
     }
 }
 

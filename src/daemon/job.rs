@@ -24,6 +24,8 @@ pub struct Job {
     pub path: Arc<Path>,
     /// What it holds.
     pub kind: Kind,
+    /// Whose key pays, by its place among the accounts.
+    pub account: usize,
     /// What it was when it was taken.
     pub stamp: Stamp,
     /// The SHA-256 of its contents.
@@ -203,6 +205,14 @@ impl Job {
             result_name: self.plan.result_name.clone(),
             folder,
             at_seconds,
+        }
+    }
+
+    /// The run of a large one.
+    pub fn large(&mut self) -> Option<&mut LargeMode> {
+        match &mut self.body {
+            Body::Large(large) => Some(large),
+            _ => None,
         }
     }
 

@@ -15,10 +15,12 @@
 //! | `render` | results: written, named, written down | why |
 //! | `spool` | one spool: from what is found to what is done | the engine's ways |
 //! | `desk` | the engine's side of all spools | files |
+//! | `account` | whose key pays | for what |
 //! | [`stamp`] | what a look at a file tells of it | what is in it |
 //! | [`status`] | the status files: their schema, their writing and reading | who reads them |
 //! | [`supervision`] | what the service manager is told, and the watchdog | what its counters count |
 
+mod account;
 mod answers;
 mod claim;
 pub mod controls;
@@ -43,15 +45,16 @@ pub mod supervision;
 pub mod watch;
 
 use std::cell::RefCell;
+use std::future::Future as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::config::Config;
-use crate::connection;
 use crate::engine::{self, HaltCause};
 use crate::exit::{Exit, Stop};
 use crate::filter;
@@ -61,7 +64,8 @@ use crate::journal::{self, Journal};
 use crate::line::escape::shown;
 use crate::shutdown::{Level, Shutdown, listen};
 
-use desk::Desk;
+use account::Account;
+use desk::{Desk, Front};
 use spool::{Occurrence, Shared, Spool};
 use status::DaemonState;
 use store::Store;
@@ -73,6 +77,8 @@ type Inbox = UnboundedReceiver<(usize, Occurrence)>;
 /// How long after a halt of the engine everything is tried again: at first, and at most.
 const HALT_WAIT_MIN: Duration = Duration::from_secs(5);
 const HALT_WAIT_MAX: Duration = Duration::from_secs(300);
+/// How often it is looked meanwhile whether the key or the configuration is another.
+const HALT_LOOK: Duration = Duration::from_millis(500);
 /// Who waits for another's spool looks again after this time.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
 /// Results that are nearly there are waited for so long at the end.
@@ -83,10 +89,10 @@ pub type Reload = Box<dyn Fn() -> Result<Config, Stop>>;
 
 /// Runs the daemon to its end.
 pub async fn run(config: Config, reload: Reload) -> Result<Exit, Stop> {
-    let client = Rc::new(connection::client(&config)?);
     let shutdown = Shutdown::default();
     listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let accounts: Rc<[Account]> = Account::all(&config)?.into();
     let (tell, inbox) = unbounded_channel();
     let shared = Rc::new(Shared {
         config: RefCell::new(Rc::new(config)),
@@ -100,8 +106,9 @@ pub async fn run(config: Config, reload: Reload) -> Result<Exit, Stop> {
     let Some(spools) = open_all(&shared, &mut supervision).await? else { return Ok(Exit::Answered) };
     supervision.ready("running");
     tracing::info!(spools = spools.len(), "running");
-    let desk = Desk::new(spools, Rc::clone(&shared), inbox, supervision, Rc::clone(&client), reload)?;
-    Daemon { desk, shared, client, shutdown }.run().await
+    let desk = Desk::new(spools, Rc::clone(&shared), inbox, supervision, reload, Rc::clone(&accounts))?;
+    let daemon = Daemon { desk: RefCell::new(desk), shared, shutdown };
+    daemon.run(&accounts).await
 }
 
 /// Takes every spool, or says who has it; `None` when the end came while it was waited for.
@@ -186,40 +193,68 @@ fn probe(root: &Path, _: &Holder) -> Result<Exclusive, Stop> {
 }
 
 struct Daemon {
-    desk: Desk,
+    desk: RefCell<Desk>,
     shared: Rc<Shared>,
-    client: Rc<crate::api::client::ApiClient>,
     shutdown: Shutdown,
 }
 
 impl Daemon {
-    async fn run(mut self) -> Result<Exit, Stop> {
-        let mut wait = HALT_WAIT_MIN;
-        loop {
-            let began = Instant::now();
-            let settings = self.settings();
-            let ended = engine::run(settings, &*self.client, &mut self.desk, &self.shutdown).await;
-            match ended {
-                engine::Ended::Halted(halt) if self.shutdown.level() == Level::Running => {
-                    if began.elapsed() > HALT_WAIT_MAX {
-                        wait = HALT_WAIT_MIN;
-                    }
-                    self.desk.suspend(&halt);
-                    self.wait_out(&halt, wait).await;
-                    wait = (wait * 2).min(HALT_WAIT_MAX);
+    /// Runs one engine for each account, all on this task, so that whatever wakes one lets every other look as well.
+    async fn run(self, accounts: &[Account]) -> Result<Exit, Stop> {
+        let ended = {
+            let mut engines: Vec<_> = accounts.iter().map(|account| Some(Box::pin(self.serve(account)))).collect();
+            std::future::poll_fn(|cx| {
+                if self.desk.borrow_mut().poll_all(cx) {
+                    // What was handled may have made work for others, and more may wait.
+                    cx.waker().wake_by_ref();
                 }
-                ended => return self.end(ended).await,
+                for engine in &mut engines {
+                    if engine.as_mut().is_some_and(|engine| engine.as_mut().poll(cx).is_ready()) {
+                        *engine = None;
+                    }
+                }
+                self.desk.borrow_mut().flush(cx);
+                if engines.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            self.shutdown.level() == Level::Running
+        };
+        self.end(ended).await
+    }
+
+    /// Serves an account until the daemon ends: a halt of its engine is waited out.
+    async fn serve(&self, account: &Account) {
+        let mut wait = HALT_WAIT_MIN;
+        while self.shutdown.level() == Level::Running {
+            let began = Instant::now();
+            let halt = match account.client(&self.shared.config()) {
+                Ok(client) => {
+                    self.desk.borrow_mut().begin(account.place);
+                    let mut front = Front { desk: &self.desk, account: account.place };
+                    match engine::run(self.settings(), &*client, &mut front, &self.shutdown).await {
+                        engine::Ended::Halted(halt) => halt,
+                        _ => return,
+                    }
+                }
+                Err(stop) => engine::Halt {
+                    cause: HaltCause::TokenRejected,
+                    message: stop.message,
+                    way_out: stop.way_out.unwrap_or_default(),
+                },
+            };
+            if began.elapsed() > HALT_WAIT_MAX {
+                wait = HALT_WAIT_MIN;
             }
-            if self.shutdown.level() > Level::Running {
-                return self.end(engine::Ended::Drained).await;
-            }
+            self.desk.borrow_mut().suspend(account.place, account.name(), &halt);
+            self.wait_out(&halt, account, wait).await;
+            wait = (wait * 2).min(HALT_WAIT_MAX);
         }
     }
 
     fn settings(&self) -> engine::Settings {
         let config = self.shared.config();
         engine::Settings {
-            dialect: self.desk.dialect().or(config.service.dialect),
+            dialect: self.desk.borrow().dialect().or(config.service.dialect),
             asks_at_once: false,
             // However long the service is out: the daemon waits.
             outage_max: None,
@@ -231,38 +266,34 @@ impl Daemon {
         }
     }
 
-    /// Waits until what halted the engine may have passed, or the configuration was read anew.
-    async fn wait_out(&mut self, halt: &engine::Halt, wait: Duration) {
-        let until = tokio::time::sleep(wait);
-        tokio::pin!(until);
-        let cause = halt.cause;
-        let mut key_look = tokio::time::interval(STANDBY_LOOK);
-        loop {
+    /// Waits until what halted an engine may have passed, or the configuration was read anew.
+    async fn wait_out(&self, halt: &engine::Halt, account: &Account, wait: Duration) {
+        let (began, reloads) = (Instant::now(), self.desk.borrow().reloads());
+        while began.elapsed() < wait {
             tokio::select! {
-                () = &mut until => return,
+                () = tokio::time::sleep(HALT_LOOK) => {}
                 () = above_running(&self.shutdown) => return,
-                reloaded = self.desk.next_change() => if reloaded { return },
-                _ = key_look.tick(), if cause == HaltCause::TokenRejected => {
-                    if crate::api::transport::Transport::renew_token(&*self.client) == Ok(true) {
-                        return;
-                    }
-                }
+            }
+            let has_new_key = || halt.cause == HaltCause::TokenRejected && account.has_new_key();
+            if self.desk.borrow().reloads() != reloads || has_new_key() {
+                return;
             }
         }
     }
 
     /// The end: what is nearly published is waited for, everything else is in the log.
-    async fn end(mut self, ended: engine::Ended) -> Result<Exit, Stop> {
-        self.desk.stopping(DaemonState::Draining);
-        let stop = self.desk.take_stop();
+    async fn end(self, complete: bool) -> Result<Exit, Stop> {
+        let mut desk = self.desk.into_inner();
+        desk.stopping(DaemonState::Draining);
+        let stop = desk.take_stop();
         if stop.is_none() && self.shutdown.level() < Level::Aborting {
-            let _ = tokio::time::timeout(ENDING_MAX, self.desk.end()).await;
+            let _ = tokio::time::timeout(ENDING_MAX, desk.end()).await;
         }
-        let closed = self.desk.close().await;
+        let closed = desk.close().await;
         tracing::info!("ended");
-        match (stop.or_else(|| self.desk.take_stop()), closed) {
+        match (stop.or_else(|| desk.take_stop()), closed) {
             (Some(stop), _) | (None, Err(stop)) => Err(stop),
-            (None, Ok(())) if ended == engine::Ended::Complete => Ok(self.desk.exit_of_once()),
+            (None, Ok(())) if complete => Ok(desk.exit_of_once()),
             (None, Ok(())) => Ok(Exit::Answered),
         }
     }

@@ -9,7 +9,7 @@ mod ending;
 mod taking;
 mod telling;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -85,8 +85,8 @@ pub struct Shared {
     pub tell: UnboundedSender<(usize, Occurrence)>,
     /// How the daemon comes to its end.
     pub shutdown: Shutdown,
-    /// Why nothing is sent, when nothing is.
-    pub paused: std::cell::RefCell<Option<String>>,
+    /// Why nothing of an account is sent, when nothing is.
+    pub paused: std::cell::RefCell<BTreeMap<usize, String>>,
     /// How fast requests are settled.
     pub rate: std::cell::RefCell<super::desk::Rate>,
 }
@@ -95,6 +95,20 @@ impl Shared {
     /// The configuration as it is now.
     pub fn config(&self) -> Rc<Config> {
         Rc::clone(&self.config.borrow())
+    }
+
+    /// Whose key pays for files of this owner: 0 is the daemon's own, others follow the configuration's owners.
+    fn account_of(&self, owner: u32) -> usize {
+        let config = self.config();
+        let owners = config.daemon.iter().flat_map(|daemon| &daemon.owners);
+        owners.map(|own| own.id).position(|id| id == owner).map_or(0, |place| place + 1)
+    }
+
+    /// Why nothing is sent, when that is so.
+    pub fn pause_reason(&self) -> Option<String> {
+        let paused = self.paused.borrow();
+        let reasons: Vec<&str> = paused.values().map(String::as_str).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 }
 
@@ -149,7 +163,8 @@ pub struct Spool {
     claimer: Claimer,
     scanner: Option<scan::Scanner>,
     committed: Vec<Committed>,
-    freed: usize,
+    /// Slots that came free, by account.
+    freed: BTreeMap<usize, usize>,
     next_job: JobId,
     next_ticket: u64,
     done: HashMap<Box<[u8]>, Ended>,
@@ -236,7 +251,7 @@ impl Spool {
             claimer,
             scanner: None,
             committed: Vec::new(),
-            freed: 0,
+            freed: BTreeMap::new(),
             next_job,
             next_ticket: 0,
             done,
@@ -317,14 +332,17 @@ impl Spool {
         }
     }
 
-    /// The next request, from the job whose turn it is.
-    pub fn pull(&mut self, cx: &mut Context<'_>) -> Option<Work> {
+    /// The next request of an account, from the job whose turn it is.
+    pub fn pull(&mut self, account: usize, cx: &mut Context<'_>) -> Option<Work> {
         if self.trouble.is_some() {
             return None;
         }
         let (jobs, spool) = (&mut self.jobs, self.index);
         self.turns.serve(|slot| {
-            let job = jobs.get_mut(*slot as usize)?.as_mut().filter(|job| job.given_up.is_none())?;
+            let job = jobs.get_mut(*slot as usize)?.as_mut()?;
+            if job.account != account || job.given_up.is_some() {
+                return None;
+            }
             match &mut job.body {
                 Body::Small(small) => {
                     let (line, request) = small.take()?;
@@ -378,10 +396,11 @@ impl Spool {
         }
     }
 
-    /// Slots that came free since the last call.
-    pub fn take_freed(&mut self) -> usize {
-        let large: usize = larges(&mut self.jobs).map(LargeMode::take_freed).sum();
-        std::mem::take(&mut self.freed) + large
+    /// Slots of an account that came free since the last call.
+    pub fn take_freed(&mut self, account: usize) -> usize {
+        let own = self.jobs.iter_mut().flatten().filter(|job| job.account == account);
+        let large: usize = own.filter_map(Job::large).map(LargeMode::take_freed).sum();
+        self.freed.remove(&account).unwrap_or_default() + large
     }
 
     /// Hears of commits. Must be called whenever the task is polled.
@@ -425,7 +444,8 @@ impl Spool {
         }
         if let Body::Small(small) = &mut job.body {
             // Lines that were bad, or answered before, had no slot.
-            self.freed += usize::from(small.settle(line as usize, record.offset));
+            let was_asked = small.settle(line as usize, record.offset);
+            *self.freed.entry(job.account).or_default() += usize::from(was_asked);
         }
         self.end_if_settled(slot);
     }
@@ -514,8 +534,5 @@ fn token(slot: u32, line: u32) -> u64 {
 }
 
 fn larges(jobs: &mut [Option<Job>]) -> impl Iterator<Item = &mut LargeMode> {
-    jobs.iter_mut().flatten().filter_map(|job| match &mut job.body {
-        Body::Large(large) => Some(&mut **large),
-        _ => None,
-    })
+    jobs.iter_mut().flatten().filter_map(Job::large)
 }

@@ -411,10 +411,10 @@ impl Spool {
         }
     }
 
-    /// Ends what the engine has forgotten: after a halt every job goes on from the log.
-    pub fn suspend_all(&mut self) {
+    /// Puts away what the engine has forgotten: after a halt every job of the account goes on from the log.
+    pub fn suspend(&mut self, account: usize) {
         for slot in 0..self.jobs.len() as u32 {
-            let Some(job) = self.jobs[slot as usize].as_mut() else { continue };
+            let Some(job) = self.jobs[slot as usize].as_mut().filter(|job| job.account == account) else { continue };
             match &mut job.body {
                 Body::Small(small) if small.asked > 0 => self.requeue(slot),
                 Body::Large(large) => {

@@ -66,7 +66,7 @@ impl Spool {
             if let Held::Folder(folder) = claim.held {
                 self.folders.insert(claim.job, folder);
             }
-            if !self.absolute(&path).symlink_metadata().is_ok() {
+            if self.absolute(&path).symlink_metadata().is_err() {
                 // Should it come back, its answers are used.
                 self.suspended.insert(path.as_os_str().as_bytes().into(), claim.job);
                 continue;
@@ -361,7 +361,8 @@ impl Spool {
         }
     }
 
-    fn place(&mut self, job: Job) -> u32 {
+    fn place(&mut self, mut job: Job) -> u32 {
+        job.account = self.shared.account_of(job.stamp.owner);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.jobs.push(None);
             (self.jobs.len() - 1) as u32
@@ -625,6 +626,7 @@ fn new_job(
         id,
         path: Arc::clone(&queued.path),
         kind: queued.kind,
+        account: 0,
         stamp,
         sha256,
         plan,

@@ -156,7 +156,7 @@ impl Spool {
         let mut running: Vec<(u64, JobStatus)> =
             self.jobs.iter().flatten().map(|job| (job.id, self::running(job, now))).collect();
         running.sort_unstable_by_key(|(id, _)| *id);
-        let paused = paused.or_else(|| self.trouble.clone()).or_else(|| self.shared.paused.borrow().clone());
+        let paused = paused.or_else(|| self.trouble.clone()).or_else(|| self.shared.pause_reason());
         SpoolStatus {
             version: 1,
             at: rfc3339(),
