@@ -154,7 +154,7 @@ impl<T: Send + 'static> Reading<T> {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Input<T>>> {
         match self.live.as_mut().map(|live| live.poll_next(cx)) {
             Some(Poll::Pending) => return Poll::Pending,
-            Some(Poll::Ready(Some(input))) => return Poll::Ready(Some(input)),
+            Some(Poll::Ready(Some(input))) => return Poll::Ready(Some(self.noted(input))),
             Some(Poll::Ready(None)) => self.hand_over(),
             None => {}
         }
@@ -176,11 +176,19 @@ impl<T: Send + 'static> Reading<T> {
     pub fn next_now(&mut self) -> Option<Input<T>> {
         match &mut self.live {
             Some(live) => match live.next_now() {
-                Now::Read(input) => Some(input),
+                Now::Read(input) => Some(self.noted(input)),
                 Now::Empty | Now::ForThread => None,
             },
             None => self.blocks.try_recv().ok(),
         }
+    }
+
+    /// Behind the end there is nothing to read, and nobody who would.
+    fn noted(&mut self, input: Input<T>) -> Input<T> {
+        if matches!(input, Input::End(_)) {
+            (self.live, self.sender) = (None, None);
+        }
+        input
     }
 
     fn hand_over(&mut self) {
@@ -305,3 +313,6 @@ impl<T> Reader<T> {
         End { lines: self.splitter.lines, sha256, source_bytes: std::mem::take(&mut self.source_bytes), error }
     }
 }
+
+#[cfg(test)]
+mod tests;
