@@ -3,7 +3,7 @@
 //! thread goes on where this one stopped, for good.
 //!
 //! Invariants: no read waits; the flags of the pipe, which others share, are never changed; between two pauses no more is
-//! taken in than a pipe holds.
+//! taken in than [`LITTLE_BYTES`].
 
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -16,8 +16,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::{Input, Reader, Source};
 
-/// What comes between two pauses and is still little: less than a pipe holds (pipe(7)), so that whatever fills one is
-/// read by a thread.
+/// What may come between two pauses: as much as a pipe holds unless told otherwise (pipe(7)), so that whatever fills one
+/// is read by a thread.
 const LITTLE_BYTES: usize = 64 << 10;
 
 /// The reader of a pipe, on the task that wants its records.
@@ -90,11 +90,17 @@ fn watched(source: &Source) -> Option<AsyncFd<File>> {
 fn read<T>(reader: &mut Reader<T>, buffer: &mut [u8], since_pause: &mut usize) -> Now<T> {
     loop {
         let Some(source) = reader.sources.front() else { return Now::Read(Input::End(reader.end(None))) };
-        if *since_pause >= LITTLE_BYTES {
+        let room = LITTLE_BYTES.saturating_sub(*since_pause);
+        if room == 0 {
             return Now::ForThread;
         }
         // The offset -1 stands for the file's own.
-        let length = match preadv2(&source.file, &mut [IoSliceMut::new(buffer)], u64::MAX, ReadWriteFlags::NOWAIT) {
+        let length = match preadv2(
+            &source.file,
+            &mut [IoSliceMut::new(&mut buffer[..room])],
+            u64::MAX,
+            ReadWriteFlags::NOWAIT,
+        ) {
             Ok(length) => length,
             Err(Errno::AGAIN) => {
                 // A long record that comes bit by bit is as much work at its end as one that comes at once.
