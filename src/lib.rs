@@ -29,7 +29,8 @@
 //! - *Nothing is paid twice*: with a journal, a slot stays taken until its outcome is durable, and nobody hears of an
 //!   outcome before.
 //! - *One owner per state*: one task owns engine and mode; threads are only the reader, the writer, the journal (which
-//!   does every durable write of a run) and the display.
+//!   does every durable write of a run) and the display. A pipe in which little comes is read, and written, by the task
+//!   itself, where the kernel can say that it need not wait; then a line wakes nobody else.
 //!   There is no lock on the way of a line, but for the one around counted names.
 //! - *A reply is an answer only when it holds up*: every doubt is a signal of its own ([`api::signal`]).
 //! - *One file writes stdout* (`filter/writer.rs`; the small commands print theirs in `command/mod.rs`), and two small

@@ -111,7 +111,7 @@ async fn run_plain(mut stage: Stage) -> Result<Exit, Stop> {
     let writer = Writer::to_stdout().map_err(stdout_stop)?;
     let understanding = understanding(&stage.config);
     let sources = std::mem::take(&mut stage.sources);
-    let input = reader::spawn(sources, split(&stage.config), None, move |line, found| understanding.of(line, found))
+    let input = reader::start(sources, split(&stage.config), None, move |line, found| understanding.of(line, found))
         .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
     let config = &stage.config;
     let window = Window::new(config.output.order, window_lines_max(config), config.limits.window_bytes_max);

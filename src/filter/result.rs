@@ -146,7 +146,7 @@ impl Rendering {
         let input = std::mem::replace(&mut self.input, placeholder);
         let sources = input.sources(&self.first).map_err(|error| self.io("read again the input of", error))?;
         let understanding = self.understanding.clone();
-        let input = reader::spawn(sources, self.split, None, move |line, found| understanding.of(line, found))
+        let input = reader::start(sources, self.split, None, move |line, found| understanding.of(line, found))
             .map_err(|error| self.io("start a reading thread for", error))?;
         let (mut intake, mut rendered, mut line) = (Intake::new(input), 0u64, Vec::new());
         let mut signalled = None;
