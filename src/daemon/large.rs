@@ -125,7 +125,7 @@ pub async fn open(opening: Opening) -> Result<Box<LargeMode>, String> {
     let second = source.again().map_err(reading)?.map(|again| SecondReading::Again(vec![again]));
     let understanding = plan.understanding(line_bytes_max);
     let take = move |line, found: filter::Found<'_>| understanding.of(line, found);
-    let blocks = filter::reader::spawn(vec![source], plan.split(line_bytes_max), None, take).map_err(reading)?;
+    let blocks = filter::reader::start(vec![source], plan.split(line_bytes_max), None, take).map_err(reading)?;
     let parts = Parts {
         intake: Intake::new(blocks),
         guard: Guard::open(),
