@@ -97,7 +97,8 @@ fn run_config(config: Config) -> Result<Exit, Stop> {
         .map_err(|error| Stop::new(Exit::Io, format!("start the runtime: {error}")))?;
     let result = runtime.block_on(async {
         match config.action {
-            Action::Filter => filter::run(config).await,
+            // One of several, and larger than the others by far.
+            Action::Filter => Box::pin(filter::run(config)).await,
             Action::DryRun => command::dry_run::run(config).await,
             Action::Check => command::check::run(config).await,
             Action::Models => command::models::run(config).await,

@@ -132,6 +132,8 @@ pub struct LargeFile {
     pub from: Option<JobId>,
     /// Answers that were given when it was small.
     pub answers: HashMap<journal::Key, String>,
+    /// How it ended before, unless it is to be run whatever it holds.
+    pub before: Option<Box<Done>>,
     /// The result that will be replaced.
     pub replaces: Option<Fingerprint>,
 }
@@ -332,10 +334,12 @@ impl Taker {
             Some(job) => answers::of_job(log, job, retry_failed),
             None => Ok(HashMap::new()),
         };
+        let may_be_unchanged = |done: &Done| !retry_failed && done.end != End::Cancelled;
+        let unchanged_if = |done: Option<Done>| done.filter(may_be_unchanged).map(Box::new);
         match taken {
             Taken::Small { bytes, stamp, sha256 } if folder_before.is_none() => {
                 let sha256 = journal::key::hex(&sha256);
-                if let Some(done) = done.filter(|done| done.sha256 == sha256 && !retry_failed && done.end != End::Cancelled) {
+                if let Some(done) = done.filter(|done| done.sha256 == sha256 && may_be_unchanged(done)) {
                     return Ok(Reply::Unchanged(Box::new(Done { stamp, ..done })));
                 }
                 let lines = self.reading(&order.path, || plan.read(&bytes, self.rules.line_bytes_max));
@@ -348,7 +352,8 @@ impl Taker {
             }
             Taken::Small { stamp, .. } => {
                 let file = File::open(&path).map_err(Error::io("open", &path))?;
-                let file = LargeFile { plan, stamp, file, folder: folder_before, from: None, answers: HashMap::new(), replaces };
+                let (folder, answers) = (folder_before, HashMap::new());
+                let file = LargeFile { plan, stamp, file, folder, from: None, answers, before: unchanged_if(done), replaces };
                 Ok(Reply::Large(Box::new(file)))
             }
             Taken::Large { stamp, .. } if is_whole => Ok(Reply::Rejected {
@@ -359,7 +364,8 @@ impl Taker {
             Taken::Large { file, stamp } => {
                 let answers = if folder_before.is_none() { answers_before(&self.log)? } else { HashMap::new() };
                 let from = source.filter(|_| folder_before.is_none());
-                Ok(Reply::Large(Box::new(LargeFile { plan, stamp, file, folder: folder_before, from, answers, replaces })))
+                let (folder, before) = (folder_before, unchanged_if(done));
+                Ok(Reply::Large(Box::new(LargeFile { plan, stamp, file, folder, from, answers, before, replaces })))
             }
         }
     }

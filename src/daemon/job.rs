@@ -56,6 +56,10 @@ pub struct Job {
     pub from: Option<JobId>,
     /// Whether errors are asked again.
     pub retry_failed: bool,
+    /// How the file ended before, when the same contents need not be run again.
+    pub before: Option<Box<Done>>,
+    /// Its lines, blank ones included, as far as they were counted.
+    pub lines: Option<u64>,
     /// Line records from when the file was small, until they are in its journal.
     pub seeds: Vec<String>,
 }

@@ -1,14 +1,14 @@
 //! A large prompt file: a folder of its own with a private copy and a journal, run by the same machinery as a run of the
 //! filter with `--output`.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::claim::LargeFile;
 use super::render::{Hindrance, must_be_unchanged};
-use super::snapshot::{self, Refused};
+use super::snapshot::{self, Copied, Refused};
 use super::stamp::Stamp;
 use super::plan::Plan;
 use crate::engine::{Mode as _, Work};
@@ -22,8 +22,6 @@ use crate::line::escape::shown;
 use crate::report::Counts;
 use crate::shutdown::Shutdown;
 
-/// The private copy in a job's folder.
-pub const INPUT: &str = "input";
 const JOURNAL: &str = "journal";
 /// Lines of one file that may be under way, and what they may weigh in memory, in bytes.
 const WINDOW_LINES_MAX: usize = 4096;
@@ -81,10 +79,9 @@ impl LargeMode {
     }
 }
 
-/// Copies a file into a job's folder. For a thread that may wait. Returns the SHA-256 of the copy, in hex digits.
-pub fn copy(file: &LargeFile, folder: &Path, mut go_on: impl FnMut() -> bool) -> Result<String, Refused> {
-    let copied = snapshot::copy(&file.file, &file.stamp, folder, &mut go_on)?;
-    Ok(journal::key::hex(&copied.sha256))
+/// Copies a file into a job's folder. For a thread that may wait.
+pub fn copy(file: &LargeFile, folder: &Path, mut go_on: impl FnMut() -> bool) -> Result<Copied, Refused> {
+    snapshot::copy(&file.file, &file.stamp, folder, &mut go_on)
 }
 
 /// What opening a large job's journal needs.
@@ -119,7 +116,7 @@ pub async fn open(opening: Opening) -> Result<Box<LargeMode>, String> {
     }
     let Opened { mut journal, known, .. } = Journal::open(options, || false).await.map_err(told)?;
     let records = journal.run(|keeper| keeper.records()).await.map_err(told)?;
-    let input = folder.join(INPUT);
+    let input = folder.join(snapshot::COPY_NAME);
     let reading = |error: std::io::Error| format!("read {}: {error}", shown(&input));
     let source = filter::reader::open(&input).map_err(reading)?;
     let second = source.again().map_err(reading)?.map(|again| SecondReading::Again(vec![again]));
@@ -286,14 +283,14 @@ impl From<journal::Error> for Hindrance {
 
 /// Removes the private copy of a job that is done: the journal is what is kept.
 pub fn forget_copy(folder: &Path) -> std::io::Result<()> {
-    fs::remove_file(folder.join(INPUT)).or_else(|error| match error.kind() {
+    fs::remove_file(folder.join(snapshot::COPY_NAME)).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),
     })
 }
 
-/// Opens the folder of the copy, to see that it is there.
+/// Whether the private copy of a job is there.
 pub fn has_copy(folder: &Path) -> bool {
-    File::open(folder.join(INPUT)).is_ok()
+    folder.join(snapshot::COPY_NAME).is_file()
 }
 

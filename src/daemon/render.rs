@@ -79,8 +79,14 @@ pub struct Source {
     pub line_bytes_max: usize,
 }
 
+/// What came of jobs, by their tickets.
+pub type Outcomes<T> = Vec<(u64, Result<T, Hindrance>)>;
+
+/// A job's end, and where the record of it begins in the log.
+pub type Ended = (Done, u64);
+
 /// Renders jobs and makes their results durable. For a thread that may wait.
-pub fn render(source: &Source, jobs: Vec<Rendering>) -> Vec<(u64, Result<Ready, Hindrance>)> {
+pub fn render(source: &Source, jobs: Vec<Rendering>) -> Outcomes<Ready> {
     let mut hand = Hand { source, permissions: HashMap::new() };
     match Answers::open(&source.log) {
         Ok(mut answers) => jobs.into_iter().map(|job| (job.ticket, hand.render(job, &mut answers))).collect(),
@@ -174,7 +180,7 @@ pub fn publish_all(
     keeper: &mut Keeper,
     batch: Vec<Ready>,
     how: Exclusive,
-) -> Result<Vec<(u64, Result<(Done, u64), Hindrance>)>, Error> {
+) -> Result<Outcomes<Ended>, Error> {
     // A process that was stopped for long may have lost the spool to another meanwhile.
     keeper.confirm()?;
     let mut folders = HashSet::new();

@@ -24,10 +24,10 @@ use super::job::{Body, GivenUp, Job};
 use super::large::{self, LargeMode};
 use super::log::{JobId, push_line};
 use super::names::Kind;
-use super::render::{Hindrance, Ready};
+use super::render::{self, Outcomes, Ready};
 use super::rota::Rota;
 use super::scan;
-use super::snapshot::Refused;
+use super::snapshot::{Copied, Refused};
 use super::stamp::Stamp;
 use super::status::{FileCounts, JobStatus};
 use super::store::Store;
@@ -59,13 +59,13 @@ pub enum Occurrence {
     /// A file was taken, or not.
     Claimed(u64, Reply),
     /// A large file was copied.
-    Copied(u32, JobId, Result<String, Refused>),
+    Copied(u32, JobId, Result<Copied, Refused>),
     /// A large job's journal is open.
     Opened(u32, JobId, Result<Box<LargeMode>, String>),
     /// Small jobs were rendered.
-    Rendered(Vec<(u64, Result<Ready, Hindrance>)>),
+    Rendered(Outcomes<Ready>),
     /// Results have their names.
-    Published(Result<Vec<(u64, Result<(super::log::Done, u64), Hindrance>)>, journal::Error>),
+    Published(Result<Outcomes<render::Ended>, journal::Error>),
     /// A large job came to its end.
     Ended(u32, JobId, Box<large::Ended>),
     /// A note was written down.

@@ -9,7 +9,7 @@ use super::super::claim::{Reply, no_model};
 use super::super::job::{Body, GivenUp, Job};
 use super::super::large;
 use super::super::log::{Done, End, JobId};
-use super::super::render::{self, Hindrance, Ready, Rendering, Source};
+use super::super::render::{self, Hindrance, Outcomes, Ready, Rendering, Source};
 use super::super::status::{JobState, Reject};
 use super::super::{names, status};
 use super::telling::{now_seconds, rfc3339};
@@ -110,7 +110,7 @@ impl Spool {
         })
     }
 
-    pub(super) fn rendered(&mut self, rendered: Vec<(u64, Result<Ready, Hindrance>)>) {
+    pub(super) fn rendered(&mut self, rendered: Outcomes<Ready>) {
         self.hands -= 1;
         for (ticket, result) in rendered {
             match result {
@@ -138,7 +138,7 @@ impl Spool {
         }
     }
 
-    pub(super) fn published(&mut self, published: Result<Vec<(u64, Result<(Done, u64), Hindrance>)>, journal::Error>) {
+    pub(super) fn published(&mut self, published: Result<Outcomes<render::Ended>, journal::Error>) {
         self.publishing = false;
         match published {
             Ok(jobs) => {

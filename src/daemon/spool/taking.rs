@@ -16,7 +16,7 @@ use super::super::log::{Bytes, Claim, Done, End, Held, JobId, Note, push_line};
 use super::super::names::{Kind, Name, classify, controlled};
 use super::super::plan::Plan;
 use super::super::scan::{Found, Told};
-use super::super::snapshot::Refused;
+use super::super::snapshot::{Copied, Refused};
 use super::super::stamp::Stamp;
 use super::{CLAIM, Claiming, LARGE_MAX, Occurrence, Queued, Spool, Wanted, token};
 use crate::filter::Understood;
@@ -476,6 +476,7 @@ impl Spool {
         let mut job = new_job(id, &queued, file.stamp, String::new(), plan, file.replaces.clone(), Body::Opening);
         (job.folder, job.retry_failed, job.from) = (Some(folder), retry_failed, file.from);
         job.seeds = file.answers.values().cloned().collect();
+        job.before.clone_from(&file.before);
         let slot = self.place(job);
         let (tell, shutdown) = (self.tell(), self.shared.shutdown.clone());
         let store = self.store.clone();
@@ -495,11 +496,19 @@ impl Spool {
     }
 
     /// A large file was copied: its claim is written down, and then its journal opened.
-    pub(super) fn copied(&mut self, slot: u32, id: JobId, copied: Result<String, Refused>) {
+    pub(super) fn copied(&mut self, slot: u32, id: JobId, copied: Result<Copied, Refused>) {
         let Some(job) = self.job(slot, id) else { return };
         let path = Arc::clone(&job.path);
         match copied {
-            Ok(sha256) => {
+            Ok(Copied { sha256, lines, .. }) => {
+                let sha256 = journal::key::hex(&sha256);
+                if let Some(before) = job.before.take().filter(|before| before.sha256 == sha256) {
+                    let done = Done { stamp: job.stamp, ..*before };
+                    self.drop_job(slot);
+                    self.stale.remove(&path);
+                    return self.note_done(done);
+                }
+                job.lines = Some(lines);
                 job.sha256.clone_from(&sha256);
                 let claim = Claim {
                     job: id,
@@ -642,6 +651,8 @@ fn new_job(
         folder: None,
         from: None,
         retry_failed: matches!(queued.how, Wanted::Fresh { retry_failed: true, .. }),
+        before: None,
+        lines: None,
         seeds: Vec::new(),
     }
 }

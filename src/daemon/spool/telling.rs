@@ -233,7 +233,7 @@ fn running(job: &Job, now: Instant) -> JobStatus {
     let (done, failed) = (job.counts.settled(), job.counts.failed());
     let total = match &job.body {
         Body::Small(small) => Some(small.len() as u64),
-        _ => None,
+        _ => job.lines,
     };
     let seconds = now.duration_since(job.began).as_secs_f64();
     let rate = if seconds > 0.0 { (done - job.counts.replayed().min(done)) as f64 / seconds } else { 0.0 };
