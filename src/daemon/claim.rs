@@ -186,6 +186,7 @@ impl Rulebook {
 enum Message {
     Order(Order),
     Rules(Box<Rulebook>),
+    Log(PathBuf),
 }
 
 /// The thread that takes files.
@@ -212,6 +213,7 @@ impl Claimer {
                 match message {
                     Message::Order(order) => tell(order.ticket, taker.take_caught(&order)),
                     Message::Rules(rules) => taker.rules = *rules,
+                    Message::Log(log) => taker.log = log,
                 }
             }
         })?;
@@ -222,6 +224,11 @@ impl Claimer {
     pub fn order(&self, order: Order) {
         // A thread that is gone says so by not answering; it cannot be, since panics are caught.
         let _ = self.orders.send(Message::Order(order));
+    }
+
+    /// From now on the log is there.
+    pub fn set_log(&self, log: PathBuf) {
+        let _ = self.orders.send(Message::Log(log));
     }
 
     /// From now on these rules hold.
@@ -334,7 +341,12 @@ impl Taker {
             Some(job) => answers::of_job(log, job, retry_failed),
             None => Ok(HashMap::new()),
         };
-        let may_be_unchanged = |done: &Done| !retry_failed && done.end != End::Cancelled;
+        // Who drops the same file once more, and has taken the result away, gets it once more: its answers are there.
+        let is_result_gone = is_free(&target);
+        let now = taken.stamp();
+        let is_dropped_anew = |done: &Done| is_result_gone && done.stamp.inode != now.inode;
+        let may_be_unchanged =
+            move |done: &Done| !retry_failed && done.end != End::Cancelled && !is_dropped_anew(done);
         let unchanged_if = |done: Option<Done>| done.filter(may_be_unchanged).map(Box::new);
         match taken {
             Taken::Small { bytes, stamp, sha256 } if folder_before.is_none() => {
@@ -398,6 +410,10 @@ fn wishes_of(recipe: &Recipe, daemon: &Wishes) -> Wishes {
         merge: recipe.merge().map(str::to_owned).or_else(|| daemon.merge.clone().filter(|_| recipe.format().is_none())),
         form: recipe.input(),
     }
+}
+
+fn is_free(target: &Path) -> bool {
+    target.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Whether something that is not ours has the name of the result.

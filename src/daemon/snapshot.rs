@@ -57,6 +57,15 @@ pub enum Taken {
     },
 }
 
+impl Taken {
+    /// What the file was when it was taken.
+    pub fn stamp(&self) -> Stamp {
+        match self {
+            Self::Small { stamp, .. } | Self::Large { stamp, .. } => *stamp,
+        }
+    }
+}
+
 /// Why nothing was taken.
 #[derive(Debug)]
 pub enum Refused {

@@ -48,6 +48,8 @@ const HANDS_MAX: usize = 8;
 const RENDERED_AT_ONCE: usize = 16;
 /// Large jobs that are open side by side: each has two threads and a journal.
 const LARGE_MAX: usize = 8;
+/// A log that is longer, and twice as long as it has to be, is written anew when nothing runs.
+const RENEW_BYTES_MIN: u64 = 64 << 20;
 /// The line number, in the log's tokens, that stands for the claim.
 const CLAIM: u32 = u32::MAX;
 
@@ -68,6 +70,8 @@ pub enum Occurrence {
     Published(Result<Outcomes<render::Ended>, journal::Error>),
     /// A large job came to its end.
     Ended(u32, JobId, Box<large::Ended>),
+    /// The log was written anew, and says this; it is so many bytes long.
+    Renewed(Result<Box<(History, u64)>, journal::Error>),
     /// A note was written down.
     Noted(Box<super::log::Done>, Result<u64, journal::Error>),
     /// The log's thread has done what it was asked before.
@@ -195,6 +199,11 @@ pub struct Spool {
     hands: usize,
     ready: Vec<Ready>,
     publishing: bool,
+    /// Whether the log is being written anew, and when it was that long that it should be.
+    renewing: bool,
+    renew_at_bytes: u64,
+    /// How long the log is, as far as is known.
+    log_bytes: u64,
     attention: VecDeque<JobStatus>,
     files: FileCounts,
     /// Why nothing of this spool runs.
@@ -275,6 +284,9 @@ impl Spool {
             hands: 0,
             ready: Vec::new(),
             publishing: false,
+            renewing: false,
+            renew_at_bytes: RENEW_BYTES_MIN,
+            log_bytes: 0,
             attention: VecDeque::new(),
             files: FileCounts::default(),
             trouble: None,
@@ -317,6 +329,7 @@ impl Spool {
             Occurrence::Rendered(rendered) => self.rendered(rendered),
             Occurrence::Published(published) => self.published(published),
             Occurrence::Ended(slot, job, ended) => self.ended(slot, job, *ended),
+            Occurrence::Renewed(renewed) => self.renewed(renewed),
             Occurrence::Noted(done, at) => self.noted(&done, at),
             Occurrence::Alive => self.alive += 1,
         }
@@ -325,7 +338,7 @@ impl Spool {
 
     /// Starts whatever can be started.
     pub fn go_on(&mut self) {
-        if self.trouble.is_none() && self.failed.is_none() {
+        if self.trouble.is_none() && self.failed.is_none() && !self.renewing {
             self.claim_more();
             self.render_more();
             self.publish_more();

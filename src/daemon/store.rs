@@ -13,8 +13,10 @@
 //! one, with all that is needed of it, is durable.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -23,7 +25,7 @@ use super::history::{Ended, History};
 use super::log::{Held, JobId, Note, Record, job_of_line};
 use crate::exit::{Exit, Stop};
 use crate::journal::lock::{Holder, Lock};
-use crate::journal::publish::{Draft, remove_leftovers, sync_folder};
+use crate::journal::publish::{self, Draft, remove_leftovers, sync_folder};
 use crate::journal::scan::{Interrupted, scan};
 use crate::journal::{Error, Keeper, frame, open_to_read};
 use crate::line::escape::shown;
@@ -99,6 +101,29 @@ impl Store {
     pub fn begin(&self, retain: Duration) -> Result<(Keeper, Found), Error> {
         let holder = Holder::this_process(None).map_err(Error::io("find out who this process is for", &self.folder))?;
         let lock = Lock::acquire(&self.lease(), &holder)?;
+        let mut keeper = None;
+        let (history, torn_bytes) = self.write_anew(&holder, retain, |path, write| {
+            keeper = Some(Keeper::create(path, lock, write)?);
+            Ok(())
+        })?;
+        self.remove_orphans(&history)?;
+        let keeper = keeper.ok_or(Error::Gone)?;
+        Ok((keeper, Found { history, torn_bytes, holder }))
+    }
+
+    /// Goes on in a new log, with what is still needed of the old one: for a log that has grown.
+    pub fn renew(&self, keeper: &mut Keeper, holder: &Holder, retain: Duration) -> Result<History, Error> {
+        let (history, _) = self.write_anew(holder, retain, |path, write| keeper.move_on(path, write))?;
+        Ok(history)
+    }
+
+    /// Writes the log of the next generation, and removes the older ones.
+    fn write_anew(
+        &self,
+        holder: &Holder,
+        retain: Duration,
+        create: impl FnOnce(&Path, &mut dyn FnMut(&mut Draft) -> io::Result<()>) -> Result<(), Error>,
+    ) -> Result<(History, u64), Error> {
         let logs = self.logs()?;
         let mut torn_bytes = 0;
         let mut before = History::default();
@@ -108,12 +133,10 @@ impl Store {
         let generation = logs.last().map_or(0, |(generation, _)| *generation) + 1;
         let path = self.log(generation);
         remove_leftovers(&path).map_err(Error::io("remove what a crash has left beside", &path))?;
-        let kept = Kept::of(&before, retain);
-        let owner = Note::Owner {
-            holder: holder.clone(),
-            at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-        };
-        let keeper = Keeper::create(&path, lock, |draft| {
+        let kept = Kept::of(&before, retain, publish::folder_of(&self.folder));
+        let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let owner = Note::Owner { holder: holder.clone(), at };
+        create(&path, &mut |draft| {
             push(draft, &Note::header(generation, before.next_job))?;
             push(draft, &owner)?;
             logs.iter().try_for_each(|(_, old)| kept.copy(old, draft))
@@ -123,8 +146,7 @@ impl Store {
         for (_, old) in &logs {
             fs::remove_file(old).map_err(Error::io("remove", old))?;
         }
-        self.remove_orphans(&history)?;
-        Ok((keeper, Found { history, torn_bytes, holder }))
+        Ok((history, torn_bytes))
     }
 
     /// The logs that are there, the oldest first.
@@ -175,14 +197,21 @@ struct Kept {
 }
 
 impl Kept {
-    fn of(history: &History, retain: Duration) -> Self {
+    fn of(history: &History, retain: Duration, spool: &Path) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let fresh = |ended: &&Ended| ended.at_seconds.saturating_add(retain.as_secs()) > now;
+        // A file that is gone for long is a new one when it comes again.
+        let is_there = |path: &[u8]| spool.join(OsStr::from_bytes(path)).symlink_metadata().is_ok();
         let open = history.open.values();
         let needed = open.flat_map(|open| [Some(open.claim.job), open.claim.from]).flatten();
         Self {
             jobs: needed.chain(history.done.values().filter(fresh).map(|ended| ended.job)).collect(),
-            ends: history.done.values().map(|ended| ended.job).collect(),
+            ends: history
+                .done
+                .iter()
+                .filter(|(path, ended)| fresh(ended) || is_there(path))
+                .map(|(_, ended)| ended.job)
+                .collect(),
         }
     }
 

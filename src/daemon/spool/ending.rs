@@ -202,6 +202,7 @@ impl Spool {
 
     /// A job has ended durably.
     fn finished(&mut self, slot: u32, done: &Done, at: u64) {
+        self.log_bytes = self.log_bytes.max(at);
         self.remember(done, at);
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) else { return };
         if let Some(folder) = job.folder.filter(|_| done.end == End::Published)
@@ -347,8 +348,45 @@ impl Spool {
         }
         self.look_at_unripe(now);
         self.look_at_blocked();
+        self.renew_log();
         self.write_statuses(now);
         self.go_on();
+    }
+
+    /// Has a log that has grown written anew, when nothing runs that has its places in it.
+    fn renew_log(&mut self) {
+        let has_grown = self.log_bytes >= self.renew_at_bytes;
+        let is_still = self.is_still() && self.claiming.is_empty() && !self.renewing;
+        let Some(log) = self.log.as_mut().filter(|log| has_grown && is_still && log.is_settled()) else { return };
+        let (store, holder) = (self.store.clone(), self.holder.clone());
+        let config = self.shared.config();
+        let retain = config.daemon.as_ref().map_or(Duration::ZERO, |daemon| daemon.retain);
+        let (tell, index) = (self.shared.tell.clone(), self.index);
+        let handed = log.hand_over(move |keeper| {
+            let renewed = store.renew(keeper, &holder, retain).map(|history| Box::new((history, keeper.bytes())));
+            let _ = tell.send((index, Occurrence::Renewed(renewed)));
+        });
+        match handed {
+            Ok(()) => self.renewing = true,
+            Err(error) => self.fail(error),
+        }
+    }
+
+    pub(super) fn renewed(&mut self, renewed: Result<Box<(super::History, u64)>, journal::Error>) {
+        self.renewing = false;
+        match renewed {
+            Ok(renewed) => {
+                let (history, bytes) = *renewed;
+                tracing::info!(bytes, "the log was written anew");
+                self.log_bytes = bytes;
+                self.renew_at_bytes = super::RENEW_BYTES_MIN.max(2 * bytes);
+                self.log_path = self.store.log(history.generation);
+                self.generation = history.generation;
+                self.done = history.done;
+                self.claimer.set_log(self.log_path.clone());
+            }
+            Err(error) => self.fail(error),
+        }
     }
 
     /// Moves a finished input and its result away, where that is wished.
