@@ -32,7 +32,8 @@ pub use build::{Flags, build};
 pub use daemon::{Daemon, DaemonLayer, LogFormat, Owner, OwnerCaps, OwnerLayer};
 pub use deadline::{Deadline, parse_deadline};
 pub use environment::Environment;
-pub use layer::{Layer, Timeouts};
+pub use file::parse_toml;
+pub use layer::{Layer, Params, Timeouts, filled, params, params_over};
 pub use output::{
     Allowance, Destination, JournalConfig, Order, Output, input_copy_beside, journal_beside, with_ending,
 };

@@ -32,8 +32,8 @@
 //!   does every durable write of a run) and the display.
 //!   There is no lock on the way of a line, but for the one around counted names.
 //! - *A reply is an answer only when it holds up*: every doubt is a signal of its own ([`api::signal`]).
-//! - *One file writes stdout* (`filter/writer.rs`; the small commands print theirs in `command/mod.rs`), and one file
-//!   has unsafe code (`stdout_probe.rs`).
+//! - *One file writes stdout* (`filter/writer.rs`; the small commands print theirs in `command/mod.rs`), and two small
+//!   files have unsafe code (`stdout_probe.rs`, `daemon/snapshot/writers.rs`).
 
 pub mod api;
 pub mod cli;
@@ -100,12 +100,24 @@ fn run_config(config: Config) -> Result<Exit, Stop> {
             Action::DryRun => command::dry_run::run(config).await,
             Action::Check => command::check::run(config).await,
             Action::Models => command::models::run(config).await,
-            Action::Daemon => Err(Stop::config("the daemon is not there yet")),
+            Action::Daemon => daemon::run(config, Box::new(reload)).await,
         }
     });
     // A name look-up or a read of an idle stdin may still block a thread; nobody waits for it.
     runtime.shutdown_background();
     result
+}
+
+/// The configuration as command line, environment and files have it now.
+fn reload() -> Result<Config, Stop> {
+    let cli = cli::parse(std::env::args_os()).map_err(|exit| match exit {
+        CliExit::Usage(stop) => stop,
+        CliExit::Help(_) => Stop::usage("help was asked for"),
+    })?;
+    match cli.into_task(&Environment::from_process())? {
+        Task::Run(config) => Ok(*config),
+        _ => Err(Stop::usage("another task was asked for")),
+    }
 }
 
 /// The runtime panics when there is no descriptor left for the sockets by which it hears of signals.

@@ -20,6 +20,9 @@ use crate::api::token::looks_like_key;
 use crate::exit::Stop;
 use crate::line::{Format, InputForm};
 
+/// Request parameters: name and JSON value.
+pub type Params = Vec<(String, Box<RawValue>)>;
+
 /// Settings from one place; whatever is `None` is left to the layers below.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -52,7 +55,7 @@ pub struct Layer {
     #[serde(deserialize_with = "duration")]
     pub max_retry_delay: Option<Duration>,
     #[serde(deserialize_with = "params")]
-    pub params: Vec<(String, Box<RawValue>)>,
+    pub params: Params,
     pub timeouts: Timeouts,
     pub limits: Ceilings,
     pub daemon: DaemonLayer,
@@ -87,11 +90,6 @@ pub struct Ceilings {
 impl Layer {
     /// This layer on top of another: what it leaves open is the other's; parameters are replaced one by one.
     pub fn over(self, lower: Layer) -> Layer {
-        let mut params = lower.params;
-        for (key, value) in self.params {
-            params.retain(|(lower_key, _)| *lower_key != key);
-            params.push((key, value));
-        }
         let mut owner = lower.owner;
         owner.extend(self.owner);
         Layer {
@@ -111,13 +109,23 @@ impl Layer {
             max_outage: self.max_outage.or(lower.max_outage),
             auth_wait: self.auth_wait.or(lower.auth_wait),
             max_retry_delay: self.max_retry_delay.or(lower.max_retry_delay),
-            params,
+            params: params_over(self.params, lower.params),
             timeouts: self.timeouts.over(lower.timeouts),
             limits: Ceilings { concurrency: self.limits.concurrency.or(lower.limits.concurrency) },
             daemon: self.daemon.over(lower.daemon),
             owner,
         }
     }
+}
+
+/// Request parameters on top of others, which are replaced one by one.
+pub fn params_over(upper: Params, lower: Params) -> Params {
+    let mut params = lower;
+    for (key, value) in upper {
+        params.retain(|(lower_key, _)| *lower_key != key);
+        params.push((key, value));
+    }
+    params
 }
 
 impl Timeouts {
@@ -137,7 +145,8 @@ fn base_url<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Url>, D::Error
     parse_base_url(&String::deserialize(input)?).map(Some).map_err(stop)
 }
 
-fn filled<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+/// A text that is not blank.
+pub fn filled<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
     match String::deserialize(input)? {
         text if text.trim().is_empty() => Err(D::Error::custom("must not be empty")),
         text => Ok(Some(text)),
@@ -179,8 +188,11 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Dur
     parse_duration(&String::deserialize(input)?).map(Some).map_err(D::Error::custom)
 }
 
-fn params<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(String, Box<RawValue>)>, D::Error> {
-    let table = toml::Table::deserialize(input)?;
+/// A table of request parameters.
+pub fn params<'de, D: Deserializer<'de>>(input: D) -> Result<Params, D::Error> {
+    let toml::Value::Table(table) = toml::Value::deserialize(input)? else {
+        return Err(D::Error::custom("must be a table of parameters"));
+    };
     table
         .into_iter()
         .map(|(key, value)| {

@@ -47,7 +47,7 @@ impl Companions {
             let path = spool.join(name);
             Companion { before: stamp(&path), path }
         };
-        Companions { status: status_name(name).ok().map(companion), reject: reject_name(name).ok().map(companion) }
+        Companions { status: Some(companion(status_name(name))), reject: Some(companion(reject_name(name))) }
     }
 
     /// What they say of the file that is there now; what an earlier one has left says nothing.

@@ -6,6 +6,10 @@ use std::time::Duration;
 use super::*;
 use crate::config::{DialectChoice, LogFormat};
 
+fn parse(text: &str, path: &Path) -> Result<Layer, Stop> {
+    parse_toml(text, path, KEYS)
+}
+
 fn refused(text: &str) -> String {
     parse(text, Path::new("c.toml")).unwrap_err().to_string()
 }

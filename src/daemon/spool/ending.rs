@@ -1,0 +1,498 @@
+//! From a job whose lines are settled to a result that has its name, and a record that says so.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::claim::{Reply, no_model};
+use super::super::job::{Body, GivenUp, Job};
+use super::super::large;
+use super::super::log::{Done, End, JobId};
+use super::super::render::{self, Hindrance, Ready, Rendering, Source};
+use super::super::status::{JobState, Reject};
+use super::super::{names, status};
+use super::telling::{now_seconds, rfc3339};
+use super::{HANDS_MAX, Occurrence, Queued, RENDERED_AT_ONCE, Spool, Wanted};
+use crate::journal;
+use crate::line::escape::shown;
+
+/// A file that went away is given up after this time: some editors take the old file away before the new one is there.
+const GONE_FOR_GOOD: Duration = Duration::from_secs(2);
+/// After trouble with the disk everything is tried again after this time.
+const TROUBLE_WAIT: Duration = Duration::from_secs(5);
+
+impl Spool {
+    /// Looks whether a small job's last line was settled, or nothing of a job that was given up is under way any more.
+    pub(super) fn end_if_settled(&mut self, slot: u32) {
+        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        if job.given_up.is_some() && !matches!(job.body, Body::Large(_) | Body::Ending) {
+            if !job.is_asked() {
+                self.end_given_up(slot);
+            }
+            return;
+        }
+        let Body::Small(small) = &job.body else { return };
+        if small.is_settled() && job.claim_at != 0 {
+            self.settled.push_back(slot);
+        }
+    }
+
+    /// Large jobs whose runs are over.
+    pub(super) fn end_larges(&mut self) {
+        let config = self.shared.config();
+        for slot in 0..self.jobs.len() {
+            let Some(job) = self.jobs[slot].as_mut() else { continue };
+            let given_up = job.given_up.is_some();
+            match &mut job.body {
+                Body::Large(large) if !large.is_asked() && (given_up || large.is_over()) => {}
+                _ => continue,
+            }
+            let Body::Large(mode) = std::mem::replace(&mut job.body, Body::Ending) else { continue };
+            let ending = large::Ending {
+                mode,
+                input: self.root.join(&job.path),
+                stamp: job.stamp,
+                plan: Arc::clone(&job.plan),
+                replaces: job.replaces.clone(),
+                counts: Arc::clone(&job.counts),
+                how: self.how,
+                line_bytes_max: config.limits.line_bytes_max,
+                shutdown: self.shared.shutdown.clone(),
+                drain: config.clocks.drain,
+                publishes: !given_up,
+            };
+            let (id, tell) = (job.id, self.tell());
+            tokio::spawn(async move {
+                let ended = large::end(ending).await;
+                tell(Occurrence::Ended(slot as u32, id, Box::new(ended)));
+            });
+        }
+    }
+
+    /// Hands small jobs to the threads that render.
+    pub(super) fn render_more(&mut self) {
+        let config = self.shared.config();
+        while self.hands < HANDS_MAX && !self.settled.is_empty() {
+            let mut jobs = Vec::new();
+            // Few are shared out, so that their syncs go side by side.
+            let share = self.settled.len().div_ceil(HANDS_MAX - self.hands).min(RENDERED_AT_ONCE);
+            while jobs.len() < share {
+                let Some(slot) = self.settled.pop_front() else { break };
+                jobs.extend(self.rendering(slot));
+            }
+            if jobs.is_empty() {
+                continue;
+            }
+            self.hands += 1;
+            let source = Source { log: self.log_path.clone(), line_bytes_max: config.limits.line_bytes_max };
+            let tell = self.tell();
+            tokio::task::spawn_blocking(move || tell(Occurrence::Rendered(render::render(&source, jobs))));
+        }
+    }
+
+    fn rendering(&mut self, slot: u32) -> Option<Rendering> {
+        let job = self.jobs.get_mut(slot as usize)?.as_mut()?;
+        let Body::Small(small) = &job.body else { return None };
+        let (lines, count) = (small.records(), small.len() as u64);
+        let done = job.done(End::Published, count, 0, None, now_seconds());
+        job.body = Body::Ending;
+        Some(Rendering {
+            ticket: ticket(slot, job.id),
+            job: job.id,
+            input: self.root.join(&job.path),
+            stamp: job.stamp,
+            plan: Arc::clone(&job.plan),
+            claim_at: job.claim_at,
+            lines,
+            done,
+            replaces: job.replaces.clone(),
+        })
+    }
+
+    pub(super) fn rendered(&mut self, rendered: Vec<(u64, Result<Ready, Hindrance>)>) {
+        self.hands -= 1;
+        for (ticket, result) in rendered {
+            match result {
+                Ok(ready) => self.ready.push(ready),
+                Err(hindrance) => self.hindered(ticket, hindrance),
+            }
+        }
+    }
+
+    /// Has results named, all that are ready at once.
+    pub(super) fn publish_more(&mut self) {
+        if self.publishing || self.ready.is_empty() {
+            return;
+        }
+        let Some(log) = &mut self.log else { return };
+        let (batch, how) = (std::mem::take(&mut self.ready), self.how);
+        let (tell, index) = (self.shared.tell.clone(), self.index);
+        let handed = log.hand_over(move |keeper| {
+            let published = render::publish_all(keeper, batch, how);
+            let _ = tell.send((index, Occurrence::Published(published)));
+        });
+        match handed {
+            Ok(()) => self.publishing = true,
+            Err(error) => self.fail(error),
+        }
+    }
+
+    pub(super) fn published(&mut self, published: Result<Vec<(u64, Result<(Done, u64), Hindrance>)>, journal::Error>) {
+        self.publishing = false;
+        match published {
+            Ok(jobs) => {
+                for (ticket, result) in jobs {
+                    match result {
+                        Ok((done, at)) => self.finished(slot_of(ticket), &done, at),
+                        Err(hindrance) => self.hindered(ticket, hindrance),
+                    }
+                }
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// A large job came to its end.
+    pub(super) fn ended(&mut self, slot: u32, id: JobId, ended: large::Ended) {
+        let Some(job) = self.job(slot, id) else { return };
+        let (path, stamp, folder) = (Arc::clone(&job.path), job.stamp, job.folder);
+        match ended {
+            large::Ended::Published { result, lines, failed } => {
+                let done = Done { result: Some(result), ..job.done(End::Published, lines, failed, folder, now_seconds()) };
+                self.note_done(done);
+            }
+            large::Ended::PutAway if job.given_up.is_some() => self.end_given_up(slot),
+            large::Ended::PutAway => self.requeue(slot),
+            large::Ended::NoModel => {
+                self.drop_job(slot);
+                if let Reply::Rejected { code, message, way_out } = no_model() {
+                    self.reject(&path, stamp, code, message, way_out);
+                }
+            }
+            large::Ended::Hindered(hindrance) => self.hindered(ticket(slot, id), hindrance),
+        }
+    }
+
+    /// A note of an end is durable.
+    pub(super) fn noted(&mut self, done: &Done, at: Result<u64, journal::Error>) {
+        let at = match at {
+            Ok(at) => at,
+            Err(error) => return self.fail(error),
+        };
+        let path: Arc<Path> = done.path.path().into();
+        match self.by_path.get(&path).copied() {
+            Some(slot) => self.finished(slot, done, at),
+            None => self.remember(done, at),
+        }
+    }
+
+    fn remember(&mut self, done: &Done, at: u64) {
+        let mut history = super::History::default();
+        history.done(at, done);
+        let before = history.done.iter().next().and_then(|(path, _)| self.done.get(path)).copied();
+        if let Some(before) = before {
+            self.files.done -= 1;
+            self.files.failed -= u64::from(before.has_failures);
+        }
+        self.files.done += 1;
+        self.files.failed += u64::from(done.failed > 0);
+        self.done.extend(history.done);
+    }
+
+    /// A job has ended durably.
+    fn finished(&mut self, slot: u32, done: &Done, at: u64) {
+        self.remember(done, at);
+        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) else { return };
+        if let Some(folder) = job.folder.filter(|_| done.end == End::Published)
+            && let Err(error) = large::forget_copy(&self.store.job(folder))
+        {
+            tracing::warn!("a private copy cannot be removed: {error}");
+        }
+        let lines = done.lines;
+        let seconds = job.began.elapsed().as_secs_f64();
+        tracing::info!(file = shown(&job.path), lines, failed = done.failed, seconds, "{}", what(done.end));
+        self.strikes.remove(job.path.as_os_str().as_bytes());
+        self.stale.remove(&job.path);
+        self.tell_end(&job, done);
+        self.put_away(slot, job);
+        self.archive(done);
+    }
+
+    /// Frees a job's place.
+    fn put_away(&mut self, slot: u32, job: Job) {
+        self.by_path.remove(&job.path);
+        self.turns.retain(|other| *other != slot);
+        self.free.push(slot);
+        self.give_share_back(job.stamp.owner, job.stamp.bytes);
+        if job.folder.is_some() {
+            while let Some((owner, queued)) = self.waiting_large.pop_front() {
+                self.queue.add(owner, queued);
+            }
+        }
+    }
+
+    /// Forgets a job that has no end.
+    pub(super) fn drop_job(&mut self, slot: u32) {
+        if let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) {
+            self.put_away(slot, job);
+        }
+    }
+
+    fn end_given_up(&mut self, slot: u32) {
+        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        match job.given_up {
+            Some(GivenUp::Cancelled) => {
+                let (lines, failed) = (job.counts.settled(), job.counts.failed());
+                let done = job.done(End::Cancelled, lines, failed, job.folder, now_seconds());
+                job.body = Body::Ending;
+                self.note_done(done);
+            }
+            Some(GivenUp::Gone) => {
+                let (path, id) = (Arc::clone(&job.path), job.id);
+                tracing::info!(file = shown(&path), "gone: no more of it is asked");
+                self.remove_status(&path);
+                self.drop_job(slot);
+                self.suspended.insert(path.as_os_str().as_bytes().into(), id);
+            }
+            None => {}
+        }
+    }
+
+    /// Something stands between a job and its end.
+    fn hindered(&mut self, ticket: u64, hindrance: Hindrance) {
+        let slot = slot_of(ticket);
+        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        let (path, owner, kind) = (Arc::clone(&job.path), job.stamp.owner, job.kind);
+        match hindrance {
+            Hindrance::Changed if job.changed => self.take_again(slot, &path),
+            // The scanner tells when it is stable.
+            Hindrance::Changed => job.body = Body::Waiting,
+            Hindrance::Taken => {
+                let target = self.root.join(path.with_file_name(job.plan.result_name.path()));
+                self.tell_blocked(&path, owner, &target);
+                self.requeue_blocked(slot);
+                self.blocked.insert(path, (owner, kind, target));
+            }
+            Hindrance::Failed(message) => {
+                self.requeue(slot);
+                self.pause(message);
+            }
+        }
+    }
+
+    /// A job that has its answers, and no name for its result, waits outside.
+    fn requeue_blocked(&mut self, slot: u32) {
+        if let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) {
+            self.suspended.insert(job.path.as_os_str().as_bytes().into(), job.id);
+            self.put_away(slot, job);
+        }
+    }
+
+    /// Files whose results' names were taken: those that are free now are run, or go on.
+    fn look_at_blocked(&mut self) {
+        let free = |target: &Path| target.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        let freed: Vec<_> = self
+            .blocked
+            .iter()
+            .filter(|(_, (_, _, target))| free(target))
+            .map(|(path, (owner, kind, _))| (Arc::clone(path), *owner, *kind))
+            .collect();
+        for (path, owner, kind) in freed {
+            self.blocked.remove(&path);
+            self.remove_status(&path);
+            let from = self.suspended.get(path.as_os_str().as_bytes()).copied();
+            let how = Wanted::Fresh { from, retry_failed: false };
+            self.queue.add(owner, Queued { path, kind, bytes: 0, how });
+        }
+    }
+
+    /// Nothing of this spool runs, until the cause is mended.
+    pub(super) fn pause(&mut self, reason: String) {
+        if self.trouble.as_ref() != Some(&reason) {
+            tracing::warn!("paused: {reason}");
+        }
+        self.trouble_until = Some(Instant::now() + TROUBLE_WAIT);
+        self.trouble = Some(reason);
+    }
+
+    pub(super) fn resume(&mut self) {
+        if self.trouble.take().is_some() {
+            tracing::info!("going on");
+        }
+        self.trouble_until = None;
+    }
+
+    /// Looks after what has its time: to be called a few times a second.
+    pub fn tick(&mut self, now: Instant) {
+        if self.trouble_until.is_some_and(|until| until <= now) {
+            self.trouble_until = None;
+            self.trouble = None;
+        }
+        let gone: Vec<u32> = self
+            .by_path
+            .values()
+            .copied()
+            .filter(|slot| {
+                let job = self.jobs[*slot as usize].as_ref();
+                job.and_then(|job| job.gone_since).is_some_and(|since| now.duration_since(since) >= GONE_FOR_GOOD)
+            })
+            .collect();
+        for slot in gone {
+            let is_waiting =
+                self.jobs[slot as usize].as_ref().is_some_and(|job| matches!(job.body, Body::Waiting | Body::Small(_)));
+            if is_waiting || self.jobs[slot as usize].as_ref().is_some_and(|job| matches!(job.body, Body::Large(_))) {
+                self.give_up(slot, GivenUp::Gone);
+            }
+        }
+        self.look_at_unripe(now);
+        self.look_at_blocked();
+        self.write_statuses(now);
+        self.go_on();
+    }
+
+    /// Moves a finished input and its result away, where that is wished.
+    fn archive(&mut self, done: &Done) {
+        let config = self.shared.config();
+        let Some(archive) = config.daemon.as_ref().and_then(|daemon| daemon.archive.as_ref()) else { return };
+        if done.end == End::Cancelled {
+            return;
+        }
+        let path = done.path.path();
+        let result = path.with_file_name(done.result_name.path());
+        let pairs: Vec<(PathBuf, PathBuf)> = [result, path]
+            .into_iter()
+            .filter(|path| !path.as_os_str().is_empty())
+            .map(|path| (self.root.join(&path), archive.join(&path)))
+            .collect();
+        tokio::task::spawn_blocking(move || {
+            for (from, to) in pairs {
+                if let Err(error) = move_away(&from, &to) {
+                    tracing::warn!("{} cannot be archived: {error}", shown(&from));
+                }
+            }
+        });
+    }
+
+    /// Writes down why a file is not taken.
+    pub(super) fn reject(
+        &mut self,
+        path: &Path,
+        stamp: super::Stamp,
+        code: &'static str,
+        message: String,
+        way_out: String,
+    ) {
+        tracing::warn!(file = shown(path), code, "rejected: {message}");
+        self.refused.insert(path.as_os_str().as_bytes().into(), stamp);
+        let reject = Reject {
+            path: path.to_string_lossy().into_owned(),
+            at: rfc3339(),
+            code: code.to_owned(),
+            message: message.clone(),
+            way_out: way_out.clone(),
+        };
+        self.attend(path, stamp.owner, JobState::Rejected, Some(message), Some(way_out));
+        let Some(name) = path.file_name() else { return };
+        let target = self.absolute(&path.with_file_name(names::reject_name(name)));
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = status::write(&target, &reject, 0o644) {
+                tracing::warn!("{} cannot be written: {error}", shown(&target));
+            }
+        });
+    }
+
+    /// Gives everything up for now: what is settled is in the log, and the next start goes on.
+    pub async fn close(&mut self) -> Result<(), journal::Error> {
+        self.scanner = None;
+        match self.log.take() {
+            Some(log) => log.close(false).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends what the engine has forgotten: after a halt every job goes on from the log.
+    pub fn suspend_all(&mut self) {
+        for slot in 0..self.jobs.len() as u32 {
+            let Some(job) = self.jobs[slot as usize].as_mut() else { continue };
+            match &mut job.body {
+                Body::Small(small) if small.asked > 0 => self.requeue(slot),
+                Body::Large(large) => {
+                    large.forget_asked();
+                    let id = job.id;
+                    self.put_large_away(slot, id);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn put_large_away(&mut self, slot: u32, id: JobId) {
+        let config = self.shared.config();
+        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        let Body::Large(mode) = std::mem::replace(&mut job.body, Body::Ending) else { return };
+        let ending = large::Ending {
+            mode,
+            input: self.root.join(&job.path),
+            stamp: job.stamp,
+            plan: Arc::clone(&job.plan),
+            replaces: None,
+            counts: Arc::clone(&job.counts),
+            how: self.how,
+            line_bytes_max: config.limits.line_bytes_max,
+            shutdown: self.shared.shutdown.clone(),
+            drain: config.clocks.drain,
+            publishes: false,
+        };
+        let tell = self.tell();
+        tokio::spawn(async move {
+            tell(Occurrence::Ended(slot, id, Box::new(large::end(ending).await)));
+        });
+    }
+
+    /// Puts the runs of large jobs away, for the daemon's end.
+    pub fn put_large_ones_away(&mut self) {
+        for slot in 0..self.jobs.len() as u32 {
+            let open = self.jobs[slot as usize].as_ref().filter(|job| matches!(job.body, Body::Large(_)));
+            if let Some(id) = open.map(|job| job.id) {
+                self.put_large_away(slot, id);
+            }
+        }
+    }
+
+    /// Whether anything is on its way that a short wait brings to its end.
+    pub fn is_ending(&self) -> bool {
+        let ending = |job: &Job| matches!(job.body, Body::Ending | Body::Opening);
+        self.hands > 0 || self.publishing || self.jobs.iter().flatten().any(ending)
+    }
+}
+
+fn move_away(from: &Path, to: &Path) -> std::io::Result<()> {
+    if let Some(folder) = to.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    // What is there already is not overwritten.
+    let moved = rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, rustix::fs::RenameFlags::NOREPLACE);
+    match moved {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        moved => Ok(moved?),
+    }
+}
+
+fn what(end: End) -> &'static str {
+    match end {
+        End::Published => "done",
+        End::Failed => "failed",
+        End::Cancelled => "cancelled",
+    }
+}
+
+fn ticket(slot: u32, job: JobId) -> u64 {
+    // The job's number tells a place from its next tenant.
+    u64::from(slot) | (job & 0xffff_ffff) << 32
+}
+
+fn slot_of(ticket: u64) -> u32 {
+    ticket as u32
+}
+
