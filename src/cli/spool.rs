@@ -22,7 +22,7 @@ use crate::config::{
     parse_param,
 };
 use crate::exit::Stop;
-use crate::line::{Format, InputForm};
+use crate::line::Format;
 
 #[derive(Debug, Args)]
 pub(super) struct DaemonArgs {
@@ -81,9 +81,6 @@ pub(super) struct DaemonArgs {
 /// What the `anvil.toml` of a folder may say otherwise.
 #[derive(Debug, Args)]
 struct FolderArgs {
-    /// What a line of a .jsonl file is: JSON, or plain text as one prompt [default: json]
-    #[arg(long, value_name = "FORM")]
-    input: Option<InputForm>,
     /// System prompt for lines that have none
     #[arg(short, long, value_name = "TEXT")]
     system: Option<String>,
@@ -148,8 +145,8 @@ impl DaemonArgs {
 
     /// Puts what every run knows where every run has it, and gives what only a daemon has.
     pub(super) fn split(self, cli: &mut Cli) -> DaemonLayer {
-        let FolderArgs { input, system, params, format, merge } = self.defaults;
-        (cli.input.input, cli.input.system, cli.input.params) = (input, system, params);
+        let FolderArgs { system, params, format, merge } = self.defaults;
+        (cli.input.system, cli.input.params) = (system, params);
         (cli.output.format, cli.output.merge) = (format, merge);
         let ClockArgs { max_retry_delay, drain_timeout, .. } = self.clocks;
         (cli.limits.clocks.max_retry_delay, cli.limits.clocks.drain_timeout) = (max_retry_delay, drain_timeout);
