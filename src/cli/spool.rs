@@ -15,7 +15,7 @@ use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValuePa
 use serde_json::value::RawValue;
 
 use super::Cli;
-use super::arguments::{BoundArgs, ClockArgs, UpstreamArgs, file_name};
+use super::arguments::{BoundArgs, ClockArgs, UpstreamArgs, file_name, whole_format};
 use super::refusals::refuse_if;
 use crate::config::{
     DaemonLayer, InputFile, LogFormat, StatusForm, StatusTask, SubmitTask, Verbosity, parse_bytes, parse_duration,
@@ -88,7 +88,7 @@ struct FolderArgs {
     #[arg(short = 'p', long = "param", value_name = "KEY=JSON", value_parser = parse_param)]
     params: Vec<(String, Box<RawValue>)>,
     /// Form of a result's line [default: completion, and batch for a batch line]
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", value_parser = whole_format())]
     format: Option<Format>,
     /// Write the input object with the answer in FIELD [default FIELD: completion]
     #[arg(long, value_name = "FIELD", num_args = 0..=1, require_equals = true, default_missing_value = "completion")]

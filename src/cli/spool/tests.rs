@@ -141,8 +141,7 @@ fn a_daemon_that_cannot_be_is_refused_with_its_way_out() {
     for (line, file, exit, told) in [
         (&[][..], "", Exit::Usage, "add --spool DIR"),
         (&["--spool", "/none/at/all"], "", Exit::Config, "mkdir -p /none/at/all"),
-        (&["--spool", "/tmp"], "format = 'events'", Exit::Usage, "in a configuration file"),
-        (&["--spool", "/tmp", "--format", "events"], "", Exit::Usage, "a daemon keeps whole answers"),
+        (&["--spool", "/tmp"], "format = 'events'", Exit::Usage, "a daemon keeps whole answers"),
         (&["--spool", "/tmp"], "[owner.nobody-of-that-name]\napi_key_file = 'k'", Exit::Config, "[owner.nobody-of"),
     ] {
         let stop = daemon_config(line, file).unwrap_err();
@@ -189,6 +188,7 @@ fn a_daemon_says_why_it_does_not_take_what_a_run_takes() {
         (&["daemon", "--spool", "d", "--deadline", "1h"], "--once"),
         (&["daemon", "--spool", "d", "--dry-run"], "--dry-run FILE"),
         (&["daemon", "--spool", "d", "--input", "text"], "anvil.toml"),
+        (&["daemon", "--spool", "d", "--format", "events"], "possible values: completion, raw, batch, text]"),
         (&["daemon", "--spool", "d", "-0"], "are lines"),
         (&["daemon", "--spool", "d", "--progress"], "--watch"),
         (&["daemon", "file"], "submit --spool DIR FILE"),
