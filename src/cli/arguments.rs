@@ -256,8 +256,8 @@ pub(super) fn file_name() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
-/// The forms of whole answers: a journal holds no deltas to tell.
-fn whole_format() -> impl TypedValueParser<Value = Format> {
+/// The forms of whole answers: a journal, and a daemon, hold no deltas to tell.
+pub(super) fn whole_format() -> impl TypedValueParser<Value = Format> {
     let whole = Format::value_variants().iter().filter(|format| **format != Format::Events);
     let names: Vec<_> = whole.filter_map(Format::to_possible_value).collect();
     PossibleValuesParser::new(names).try_map(|name| Format::from_str(&name, false))

@@ -45,6 +45,7 @@ const DAEMON_REFUSES: &[(&[&str], &str)] = &[
     (&["--deadline"], "a daemon has no end of its own: stop it, or run it with --once"),
     (&["--shard"], "a folder has one daemon, which runs all that is in it"),
     (&["--dry-run"], "try the prompt file itself: anvil-filter --dry-run FILE"),
+    (&["--input"], "a file's ending says what it holds; `input` in a folder's anvil.toml may say otherwise"),
     (&["--null", "-0"], "the records of a prompt file are lines"),
     (&["--progress"], "anvil-filter status --spool DIR --watch shows it"),
 ];

@@ -15,14 +15,14 @@ use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValuePa
 use serde_json::value::RawValue;
 
 use super::Cli;
-use super::arguments::{BoundArgs, ClockArgs, UpstreamArgs, file_name};
+use super::arguments::{BoundArgs, ClockArgs, UpstreamArgs, file_name, whole_format};
 use super::refusals::refuse_if;
 use crate::config::{
     DaemonLayer, InputFile, LogFormat, StatusForm, StatusTask, SubmitTask, Verbosity, parse_bytes, parse_duration,
     parse_param,
 };
 use crate::exit::Stop;
-use crate::line::{Format, InputForm};
+use crate::line::Format;
 
 #[derive(Debug, Args)]
 pub(super) struct DaemonArgs {
@@ -81,9 +81,6 @@ pub(super) struct DaemonArgs {
 /// What the `anvil.toml` of a folder may say otherwise.
 #[derive(Debug, Args)]
 struct FolderArgs {
-    /// What a line of a .jsonl file is: JSON, or plain text as one prompt [default: json]
-    #[arg(long, value_name = "FORM")]
-    input: Option<InputForm>,
     /// System prompt for lines that have none
     #[arg(short, long, value_name = "TEXT")]
     system: Option<String>,
@@ -91,7 +88,7 @@ struct FolderArgs {
     #[arg(short = 'p', long = "param", value_name = "KEY=JSON", value_parser = parse_param)]
     params: Vec<(String, Box<RawValue>)>,
     /// Form of a result's line [default: completion, and batch for a batch line]
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", value_parser = whole_format())]
     format: Option<Format>,
     /// Write the input object with the answer in FIELD [default FIELD: completion]
     #[arg(long, value_name = "FIELD", num_args = 0..=1, require_equals = true, default_missing_value = "completion")]
@@ -148,8 +145,8 @@ impl DaemonArgs {
 
     /// Puts what every run knows where every run has it, and gives what only a daemon has.
     pub(super) fn split(self, cli: &mut Cli) -> DaemonLayer {
-        let FolderArgs { input, system, params, format, merge } = self.defaults;
-        (cli.input.input, cli.input.system, cli.input.params) = (input, system, params);
+        let FolderArgs { system, params, format, merge } = self.defaults;
+        (cli.input.system, cli.input.params) = (system, params);
         (cli.output.format, cli.output.merge) = (format, merge);
         let ClockArgs { max_retry_delay, drain_timeout, .. } = self.clocks;
         (cli.limits.clocks.max_retry_delay, cli.limits.clocks.drain_timeout) = (max_retry_delay, drain_timeout);

@@ -62,7 +62,7 @@ mod tests {
         let value = serde_json::json!({ "a\u{9b}\u{202e}\n": ["é\u{7f}", "\\u{7f}"] });
         let text = json(&value.to_string());
         assert!(!text.contains(['\u{9b}', '\u{202e}', '\u{7f}']) && text.contains('é'), "{text}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).ok(), Some(value));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! ever shown.
 
 pub mod counts;
+pub mod log;
 pub mod meta;
 mod progress;
 mod summary;

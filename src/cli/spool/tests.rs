@@ -13,7 +13,7 @@ use crate::config::{
     StatusTask, SubmitTask, Task, Verbosity,
 };
 use crate::exit::{Exit, Stop};
-use crate::line::{Format, InputForm};
+use crate::line::Format;
 
 fn help_of(subcommand: &str) -> String {
     match parsed(&[subcommand, "--help"]) {
@@ -74,7 +74,7 @@ fn every_flag_of_a_daemon_arrives() {
         &["--spool", a, b, "--spool", c, "--archive", done][..],
         &["--recursive", "--once", "--standby", "--settle", "3s", "--scan-every", "1m", "--max-open-files", "9"],
         &["--max-file-bytes", "1M", "--max-owner-files", "10", "--max-owner-bytes", "2M", "--max-owner-lines", "11"],
-        &["--retain", "7d", "--log-format", "json", "-m", "llama", "-s", "short", "-p", "seed=1", "--input", "text"],
+        &["--retain", "7d", "--log-format", "json", "-m", "llama", "-s", "short", "-p", "seed=1"],
         &["--format", "raw", "-j", "12", "--max-line-bytes", "3M", "--max-retry-delay", "8s", "--drain-timeout", "7s"],
         &["--chunk-timeout", "5s", "--upstream", "whole", "-v"],
     ];
@@ -106,7 +106,7 @@ fn every_flag_of_a_daemon_arrives() {
         (Action::Daemon, 12, 3 << 20)
     );
     assert_eq!((config.defaults.model.as_deref(), config.defaults.system.as_deref()), (Some("llama"), Some("short")));
-    assert_eq!((config.defaults.params.len(), config.input.form), (1, InputForm::Text));
+    assert_eq!(config.defaults.params.len(), 1);
     assert_eq!((config.output.format, config.service.upstream), (Some(Format::Raw), Upstream::Whole));
     assert_eq!(config.report.verbosity, Verbosity::Verbose);
 }
@@ -141,8 +141,7 @@ fn a_daemon_that_cannot_be_is_refused_with_its_way_out() {
     for (line, file, exit, told) in [
         (&[][..], "", Exit::Usage, "add --spool DIR"),
         (&["--spool", "/none/at/all"], "", Exit::Config, "mkdir -p /none/at/all"),
-        (&["--spool", "/tmp"], "format = 'events'", Exit::Usage, "in a configuration file"),
-        (&["--spool", "/tmp", "--format", "events"], "", Exit::Usage, "a daemon keeps whole answers"),
+        (&["--spool", "/tmp"], "format = 'events'", Exit::Usage, "a daemon keeps whole answers"),
         (&["--spool", "/tmp"], "[owner.nobody-of-that-name]\napi_key_file = 'k'", Exit::Config, "[owner.nobody-of"),
     ] {
         let stop = daemon_config(line, file).unwrap_err();
@@ -188,6 +187,8 @@ fn a_daemon_says_why_it_does_not_take_what_a_run_takes() {
         (&["daemon", "--spool", "d", "--shard", "1/2"], "one daemon"),
         (&["daemon", "--spool", "d", "--deadline", "1h"], "--once"),
         (&["daemon", "--spool", "d", "--dry-run"], "--dry-run FILE"),
+        (&["daemon", "--spool", "d", "--input", "text"], "anvil.toml"),
+        (&["daemon", "--spool", "d", "--format", "events"], "possible values: completion, raw, batch, text]"),
         (&["daemon", "--spool", "d", "-0"], "are lines"),
         (&["daemon", "--spool", "d", "--progress"], "--watch"),
         (&["daemon", "file"], "submit --spool DIR FILE"),

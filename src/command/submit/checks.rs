@@ -6,12 +6,13 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Entry;
 use super::ending::Companions;
 use crate::config::{InputFile, SubmitTask};
-use crate::daemon::names::{Kind, Name, classify, result_name};
+use crate::daemon::names::{Name, classify, has_suffix, result_name};
+use crate::daemon::recipe::{self, Recipe, RecipeError};
 use crate::exit::{Exit, Stop};
 use crate::line::escape::shown;
 
@@ -26,9 +27,10 @@ pub(super) fn plan(task: &SubmitTask) -> Result<Vec<Entry>, Stop> {
         Ok(false) => return Err(no_spool(spool, "it is no folder")),
         Err(error) => return Err(no_spool(spool, &error.to_string())),
     }
+    let recipe = recipe_of(spool)?;
     let mut entries: Vec<Entry> = Vec::with_capacity(task.files.len());
     for source in &task.files {
-        let entry = entry(task, source)?;
+        let entry = entry(task, source, &recipe)?;
         if entries.iter().any(|other| other.name == entry.name) {
             return Err(Stop::usage(format!("two of the files are called {}", shown(Path::new(&entry.name))))
                 .way_out("submit them one by one, and give one of them another name by --name"));
@@ -43,7 +45,17 @@ fn no_spool(spool: &Path, cause: &str) -> Stop {
         .way_out("name the folder of a daemon after --spool")
 }
 
-fn entry(task: &SubmitTask, source: &InputFile) -> Result<Entry, Stop> {
+/// The folder's recipe, which has a say in the names of results. A daemon takes no file while it is wrong.
+fn recipe_of(spool: &Path) -> Result<Recipe, Stop> {
+    // Whose recipes count is for the daemon to judge: here nothing is run by it.
+    recipe::load(spool, &|_| true).map_err(|error| match error {
+        RecipeError::Wrong { message, way_out } => Stop::new(Exit::Input, message).way_out(way_out),
+        RecipeError::NotYet { .. } => Stop::new(Exit::Resumable, error.to_string()).way_out("submit again in a moment"),
+        RecipeError::Io { .. } => Stop::new(Exit::Io, error.to_string()).way_out("nothing was submitted"),
+    })
+}
+
+fn entry(task: &SubmitTask, source: &InputFile, recipe: &Recipe) -> Result<Entry, Stop> {
     let own_name = match source {
         InputFile::Path(path) => path.file_name(),
         InputFile::Stdin => None,
@@ -51,13 +63,17 @@ fn entry(task: &SubmitTask, source: &InputFile) -> Result<Entry, Stop> {
     let name = task.name.as_deref().or(own_name).ok_or_else(|| {
         Stop::usage(format!("{} has no name for a prompt file", told(source))).way_out("add --name NAME")
     })?;
-    let Name::Input(kind) = classify(name) else {
+    let is_result = recipe.suffix().is_some_and(|suffix| has_suffix(name, suffix));
+    let Name::Input(kind) = (if is_result { Name::Ignored } else { classify(name) }) else {
         return Err(Stop::usage(format!("{}: {}", shown(Path::new(name)), never(name)))
             .way_out("give it a name that ends in .jsonl, .json, .txt or .md: --name NAME"));
     };
     let target = task.spool.join(name);
     must_be_free(&target, source)?;
-    let result = result_path(&task.spool, name, kind)?;
+    let result_name = result_name(name, kind, recipe.suffix()).map_err(|error| {
+        Stop::usage(format!("{}: {error}", shown(Path::new(name)))).way_out("give it a shorter name: --name NAME")
+    })?;
+    let result = task.spool.join(result_name);
     if fs::symlink_metadata(&result).is_ok() {
         return Err(Stop::usage(format!("{} is there already, and would keep the result away", shown(&result)))
             .way_out("move it away, or submit the file under another name: --name NAME"));
@@ -67,19 +83,12 @@ fn entry(task: &SubmitTask, source: &InputFile) -> Result<Entry, Stop> {
         open(source)?;
     }
     let left = Companions::beside(&task.spool, name);
+    let kind = recipe.reading(kind).0;
     Ok(Entry { source: source.clone(), kind, name: name.to_owned(), target, result, left })
 }
 
 fn is_pipe(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
-}
-
-/// Where the result of a file in this folder will lie.
-fn result_path(spool: &Path, name: &OsStr, kind: Kind) -> Result<PathBuf, Stop> {
-    let name_of_result = result_name(name, kind, None).map_err(|error| {
-        Stop::usage(format!("{}: {error}", shown(Path::new(name)))).way_out("give it a shorter name: --name NAME")
-    })?;
-    Ok(spool.join(name_of_result))
 }
 
 /// Why a name is never a prompt file's.
@@ -160,6 +169,7 @@ pub(super) fn told(source: &InputFile) -> String {
 mod tests {
     use super::*;
     use crate::config::Verbosity;
+    use crate::daemon::names::Kind;
 
     fn task(spool: &Path, files: &[&Path], name: Option<&str>) -> SubmitTask {
         let files = files.iter().map(|path| InputFile::Path(path.to_path_buf())).collect();
@@ -198,6 +208,21 @@ mod tests {
         refused(&task(&spool, &[&source], Some(&format!("{}.jsonl", "n".repeat(246)))), Exit::Usage, "too long");
         let planned = plan(&task(&spool, &[&source], None)).unwrap();
         assert_eq!((planned[0].kind, &planned[0].result), (Kind::Lines, &spool.join("p.out.jsonl")));
+    }
+
+    #[test]
+    fn the_recipe_has_its_say_in_the_names_of_results() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, recipe) = (folder.path().join("p.txt"), folder.path().join("spool/anvil.toml"));
+        fs::create_dir(folder.path().join("spool")).unwrap();
+        fs::write(&source, "").unwrap();
+        fs::write(&recipe, "suffix = '.answers.txt'\ninput = 'text'").unwrap();
+        let spool = folder.path().join("spool");
+        let planned = plan(&task(&spool, &[&source], None)).unwrap();
+        assert_eq!((planned[0].kind, &planned[0].result), (Kind::Lines, &spool.join("p.txt.answers.txt")));
+        refused(&task(&spool, &[&source], Some("q.answers.txt")), Exit::Usage, "a result or a status");
+        fs::write(&recipe, "sufix = '.x'").unwrap();
+        refused(&task(&spool, &[&source], None), Exit::Input, "unknown key `sufix`");
     }
 
     #[test]

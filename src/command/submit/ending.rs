@@ -28,10 +28,10 @@ impl Ending {
 }
 
 /// The files in which a daemon tells how a prompt file stands, as they were before it was submitted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Companions {
-    status: Option<Companion>,
-    reject: Option<Companion>,
+    status: Companion,
+    reject: Companion,
 }
 
 #[derive(Debug)]
@@ -41,23 +41,23 @@ struct Companion {
 }
 
 impl Companions {
-    /// Those of `name` in this folder, and how they are now. A name that is too long has none.
+    /// Those of `name` in this folder, and how they are now.
     pub(super) fn beside(spool: &Path, name: &OsStr) -> Companions {
         let companion = |name| {
             let path = spool.join(name);
             Companion { before: stamp(&path), path }
         };
-        Companions { status: Some(companion(status_name(name))), reject: Some(companion(reject_name(name))) }
+        Companions { status: companion(status_name(name)), reject: companion(reject_name(name)) }
     }
 
     /// What they say of the file that is there now; what an earlier one has left says nothing.
     ///
     /// A status that cannot be read says nothing either: it is advisory, and replaced soon.
     pub(super) fn ending(&self) -> Option<Ending> {
-        if let Some(reject) = self.reject.as_ref().and_then(Companion::read::<Reject>) {
+        if let Some(reject) = self.reject.read::<Reject>() {
             return Some(Ending::new(Exit::Input, format!("rejected: {}", reject.message), Some(reject.way_out)));
         }
-        let job = self.job()?;
+        let job = self.status.read::<JobStatus>()?;
         let message = |what: &str| match &job.message {
             Some(message) => format!("{what}: {message}"),
             None => what.to_owned(),
@@ -69,10 +69,6 @@ impl Companions {
             JobState::Cancelled => Some(Ending::new(Exit::Resumable, message("cancelled"), job.way_out.clone())),
             JobState::Queued | JobState::Running | JobState::Stale => None,
         }
-    }
-
-    fn job(&self) -> Option<JobStatus> {
-        self.status.as_ref().and_then(Companion::read::<JobStatus>)
     }
 }
 

@@ -77,7 +77,10 @@ impl Waiting {
     fn look(&mut self, archive: Option<&Path>, now: Instant) -> Result<Option<Ending>, Stop> {
         if let Some(result) = self.result(archive) {
             let failed = |error| Stop::new(Exit::Io, format!("read {}: {error}", shown(&result)));
-            return ending::of_result(&result, self.entry.kind).map(Some).map_err(failed);
+            let ending = ending::of_result(&result, self.entry.kind).map_err(failed)?;
+            // Not every form has a place for errors.
+            let by_status = self.entry.left.ending().filter(|by_status| by_status.exit == Exit::SomeFailed);
+            return Ok(Some(by_status.filter(|_| ending.exit == Exit::Answered).unwrap_or(ending)));
         }
         if let Some(ending) = self.entry.left.ending() {
             return Ok(Some(ending));
@@ -159,6 +162,8 @@ fn told_of_stop(waiting: &[Waiting], verbosity: Verbosity, exit: Exit) -> Exit {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
     use crate::config::InputFile;
     use crate::daemon::names::Kind;
@@ -204,7 +209,7 @@ mod tests {
             name: "p.jsonl".into(),
             target: at("p.jsonl"),
             result: at("p.out.jsonl"),
-            left: ending::Companions::default(),
+            left: ending::Companions::beside(folder.path(), OsStr::new("p.jsonl")),
         });
         let now = Instant::now();
         assert_eq!(waiting.look(Some(&archive), now).unwrap(), None);
