@@ -41,8 +41,8 @@ pub struct Settings {
     pub recursive: bool,
     /// How long a file that was closed must stay unchanged.
     pub settle: Duration,
-    /// How often everything is looked at. Less often where that would take more than a hundredth of the time, or a tenth
-    /// where nothing rings.
+    /// How often everything is looked at. Less often where that would take more than a two-hundredth of the time, or a
+    /// tenth where nothing rings.
     pub scan_every: Duration,
     /// Folders that are never entered, like that of the archive.
     pub keep_out: Vec<PathBuf>,

@@ -17,6 +17,7 @@
 //! Invariant: every stamp that has settled is told once; a stamp that changes afterwards is told again when it has
 //! settled anew. What that means is for the receiver to decide.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use super::stamp::Stamp;
@@ -72,17 +73,38 @@ pub enum Next {
     Known,
 }
 
-/// A file on its way to be told, and afterwards. 100,000 of these are held at a time.
+/// A file on its way to be told, and afterwards. 100,000 of these are held at a time, hence the economy.
 #[derive(Clone, Debug)]
 pub struct Settling {
-    stamp: Stamp,
-    /// When the clock began, in milliseconds of the caller's monotonic time.
-    since_ms: u64,
+    print: Print,
+    /// When the clock began, in milliseconds of the caller's monotonic time, less the multiples of 2^32: a file that
+    /// nobody could look at for seven weeks waits once more.
+    since_ms: u32,
     phase: Phase,
     /// Whether this stamp was told.
     told: bool,
     /// Whether any stamp was.
     ever_told: bool,
+}
+
+/// What is kept of a stamp to compare others with: hashes of its parts. That two contents have the same is as likely as a
+/// fault of the memory, and costs whoever wrote them no more than a further write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Print {
+    /// Equal when [`Stamp::same_contents`] says so.
+    contents: [u8; 8],
+    changed: [u8; 4],
+}
+
+impl Print {
+    fn of(stamp: &Stamp) -> Print {
+        let mut hasher = DefaultHasher::new();
+        (stamp.inode, stamp.bytes, stamp.modified_ns, stamp.owner).hash(&mut hasher);
+        let contents = hasher.finish().to_ne_bytes();
+        stamp.changed_ns.hash(&mut hasher);
+        let [a, b, c, d, ..] = hasher.finish().to_ne_bytes();
+        Print { contents, changed: [a, b, c, d] }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,21 +129,22 @@ impl Phase {
 impl Settling {
     /// A file that is seen for the first time.
     pub fn first(stamp: Stamp, sight: Sight, now: Duration, times: &Times) -> (Settling, Next) {
-        let phase = Phase::after(sight);
-        let mut file = Settling { stamp, since_ms: milliseconds(now), phase, told: false, ever_told: false };
+        let (print, phase) = (Print::of(&stamp), Phase::after(sight));
+        let mut file = Settling { print, since_ms: milliseconds(now), phase, told: false, ever_told: false };
         let next = file.judge(now, times);
         (file, next)
     }
 
     /// A further look at it, at `now`, which never runs back.
     pub fn observe(&mut self, stamp: Stamp, sight: Sight, now: Duration, times: &Times) -> Next {
-        if stamp != self.stamp {
+        let print = Print::of(&stamp);
+        if print != self.print {
             // Somebody who has closed a file and changes its permissions is not writing it.
-            let closed_still = !self.told && self.phase == Phase::Closed && stamp.same_contents(&self.stamp);
+            let closed_still = !self.told && self.phase == Phase::Closed && print.contents == self.print.contents;
             if !(closed_still && sight == Sight::Scanned) {
                 self.phase = Phase::after(sight);
             }
-            (self.stamp, self.told, self.since_ms) = (stamp, false, milliseconds(now));
+            (self.print, self.told, self.since_ms) = (print, false, milliseconds(now));
         } else if self.told {
             return Next::Known;
         } else if sight != Sight::Scanned && (sight, self.phase) != (Sight::Closed, Phase::Closed) {
@@ -142,24 +165,24 @@ impl Settling {
     }
 
     fn judge(&mut self, now: Duration, times: &Times) -> Next {
-        let since = Duration::from_millis(self.since_ms);
-        let until = match self.phase {
-            Phase::Whole => now,
-            Phase::Created => since + LINK_LOOK,
-            Phase::Closed => since + times.settle,
-            Phase::Blind => since + times.blind_settle,
+        let wait = match self.phase {
+            Phase::Whole => Duration::ZERO,
+            Phase::Created => LINK_LOOK,
+            Phase::Closed => times.settle,
+            Phase::Blind => times.blind_settle,
         };
-        if now >= until {
+        let waited = Duration::from_millis(u64::from(milliseconds(now).wrapping_sub(self.since_ms)));
+        if waited >= wait {
             (self.told, self.ever_told) = (true, true);
             return Next::Ready;
         }
-        if self.phase == Phase::Blind { Next::Scan } else { Next::LookAt(until) }
+        if self.phase == Phase::Blind { Next::Scan } else { Next::LookAt(now + (wait - waited)) }
     }
 }
 
-/// Rounded up, so that no wait becomes shorter.
-fn milliseconds(now: Duration) -> u64 {
-    u64::try_from(now.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+#[allow(clippy::cast_possible_truncation)]
+fn milliseconds(now: Duration) -> u32 {
+    now.as_millis() as u32
 }
 
 #[cfg(test)]
@@ -188,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_files_are_small() {
-        assert!(size_of::<Settling>() <= 56, "{}", size_of::<Settling>());
+        assert!(size_of::<Settling>() <= 20, "{}", size_of::<Settling>());
     }
 
     #[test]
@@ -262,6 +285,14 @@ mod tests {
     }
 
     #[test]
+    fn the_clock_goes_on_after_seven_weeks() {
+        let weeks = 1 << 32;
+        let looks =
+            [(1, Sight::Closed, weeks - 1000), (1, Sight::Scanned, weeks + 999), (1, Sight::Scanned, weeks + 1000)];
+        assert_eq!(nexts(&looks), [Next::LookAt(at(weeks + 1000)), Next::LookAt(at(weeks + 1000)), Next::Ready]);
+    }
+
+    #[test]
     fn a_longer_settle_holds_for_blind_files_too() {
         assert_eq!(Times::new(at(60_000), at(10_000)).blind_settle(), at(60_000));
     }
@@ -273,7 +304,25 @@ mod tests {
         prop::collection::vec((prop::bool::weighted(0.3), prop::sample::select(sights), gaps), 1..60)
     }
 
+    fn stamps() -> impl Strategy<Value = Stamp> {
+        let small = || 0..2i64;
+        (0..2u64, 0..2u64, small(), small(), 0..2u32).prop_map(|(inode, bytes, modified_ns, changed_ns, owner)| Stamp {
+            inode,
+            bytes,
+            modified_ns,
+            changed_ns,
+            owner,
+        })
+    }
+
     proptest! {
+        #[test]
+        fn a_print_is_as_good_as_its_stamp(one in stamps(), other in stamps()) {
+            let prints = (Print::of(&one), Print::of(&other));
+            prop_assert_eq!(prints.0 == prints.1, one == other);
+            prop_assert_eq!(prints.0.contents == prints.1.contents, one.same_contents(&other));
+        }
+
         #[test]
         fn a_stamp_is_told_once_and_only_when_it_has_settled(looks in looks()) {
             let (mut now, mut bytes, mut file) = (0, 0, None::<Settling>);

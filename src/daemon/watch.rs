@@ -42,8 +42,14 @@ pub enum WatchError {
         /// A value that would do.
         example: u32,
     },
-    /// Something else: the folder is gone, or may not be read.
-    #[error("watch {}: {reason}", shown(path))]
+    /// There is no such folder any more.
+    #[error("watch {}: it is gone", shown(path))]
+    Gone {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Something else: the folder may not be read.
+    #[error("watch {}: {reason}, so changes there are found by scanning alone", shown(path))]
     Other {
         /// The folder.
         path: PathBuf,
@@ -89,8 +95,10 @@ fn told(path: &Path, error: notify::Error) -> WatchError {
         ErrorKind::Io(error) if error.raw_os_error() == Some(libc::EMFILE) => {
             WatchError::Limit { path, limit: "max_user_instances", example: 1024 }
         }
-        ErrorKind::Io(error) => WatchError::Other { path, reason: error.to_string() },
-        ErrorKind::PathNotFound => WatchError::Other { path, reason: io::ErrorKind::NotFound.to_string() },
+        ErrorKind::Io(error) if error.kind() != io::ErrorKind::NotFound => {
+            WatchError::Other { path, reason: error.to_string() }
+        }
+        ErrorKind::Io(_) | ErrorKind::PathNotFound => WatchError::Gone { path },
         other => WatchError::Other { path, reason: format!("{other:?}") },
     }
 }
@@ -293,7 +301,7 @@ mod tests {
         fs::remove_file(root.path().join("p.json")).unwrap();
         assert_eq!(rung.recv_timeout(Duration::from_millis(50)), Err(mpsc::RecvTimeoutError::Timeout));
         let error = watch.add(Path::new("absent")).unwrap_err();
-        assert!(error.to_string().ends_with("/absent: entity not found"), "{error}");
+        assert!(error.to_string().ends_with("/absent: it is gone"), "{error}");
     }
 
     #[test]

@@ -221,6 +221,6 @@ mod tests {
     fn a_hundred_thousand_files_fit() {
         // The map has room for 114,688 in 131,072 places of one byte more; a name of 24 bytes takes 32.
         let bytes = 131_072 * (size_of::<(Box<OsStr>, File)>() + 1) + 100_000 * 32;
-        assert!(bytes <= 16 << 20, "{bytes}");
+        assert!(bytes <= 9 << 20, "{bytes}");
     }
 }

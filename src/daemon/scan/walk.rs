@@ -23,8 +23,9 @@ use crate::line::escape::shown;
 /// How deep folders may lie in each other.
 const DEPTH_MAX: usize = 64;
 
-/// A scan may take one part of so many of the time where the kernel rings.
-const PARTS_RUNG: u32 = 100;
+/// A scan may take one part of so many of the time where the kernel rings: an idle daemon takes a hundredth of a
+/// processor in all.
+const PARTS_RUNG: u32 = 200;
 
 /// The same where nothing rings, or something has not settled.
 const PARTS_POLLED: u32 = 10;

@@ -263,6 +263,8 @@ impl<T: Fn(Told)> Worker<T> {
                 &mut self.warned.limit
             }
             WatchError::Other { .. } => &mut self.warned.other,
+            // The reading of it that follows finds that out, too.
+            WatchError::Gone { .. } => return,
         };
         if !mem::replace(warned, true) {
             self.out.tell(Told::Warning(error.to_string()));
