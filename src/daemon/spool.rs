@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::clerk::Clerk;
 use super::claim::{Claimer, Reply, Rulebook};
 use super::history::{Ended, History};
 use super::job::{Body, GivenUp, Job};
@@ -166,6 +167,7 @@ pub struct Spool {
     how: Exclusive,
     claimer: Claimer,
     scanner: Option<scan::Scanner>,
+    clerk: Clerk,
     committed: Vec<Committed>,
     /// Slots that came free, by account.
     freed: BTreeMap<usize, usize>,
@@ -259,6 +261,7 @@ impl Spool {
             how,
             claimer,
             scanner: None,
+            clerk: Clerk::start()?,
             committed: Vec::new(),
             freed: BTreeMap::new(),
             next_job,

@@ -403,7 +403,7 @@ impl Spool {
             .filter(|path| !path.as_os_str().is_empty())
             .map(|path| (self.root.join(&path), archive.join(&path)))
             .collect();
-        tokio::task::spawn_blocking(move || {
+        self.clerk.ask(move || {
             for (from, to) in pairs {
                 if let Err(error) = move_away(&from, &to) {
                     tracing::warn!("{} cannot be archived: {error}", shown(&from));
@@ -433,7 +433,7 @@ impl Spool {
         self.attend(path, stamp.owner, JobState::Rejected, Some(message), Some(way_out));
         let Some(name) = path.file_name() else { return };
         let target = self.absolute(&path.with_file_name(names::reject_name(name)));
-        tokio::task::spawn_blocking(move || {
+        self.clerk.ask(move || {
             if let Err(error) = status::write(&target, &reject, 0o644) {
                 tracing::warn!("{} cannot be written: {error}", shown(&target));
             }

@@ -99,7 +99,7 @@ impl Spool {
 
     fn write_status(&self, path: &Path, status: JobStatus) {
         let Some(target) = self.status_path(path) else { return };
-        tokio::task::spawn_blocking(move || {
+        self.clerk.ask(move || {
             if let Err(error) = status::write(&target, &status, 0o644) {
                 tracing::warn!("{} cannot be written: {error}", shown(&target));
             }
@@ -109,9 +109,9 @@ impl Spool {
     /// Removes the status and reject files that an earlier end may have left.
     pub(super) fn remove_status(&self, path: &Path) {
         let Some(name) = path.file_name() else { return };
-        for companion in [names::status_name(name), names::reject_name(name)] {
-            let _ = std::fs::remove_file(self.absolute(&path.with_file_name(companion)));
-        }
+        let companions = [names::status_name(name), names::reject_name(name)];
+        let companions = companions.map(|companion| self.absolute(&path.with_file_name(companion)));
+        self.clerk.ask(move || companions.iter().for_each(|companion| drop(std::fs::remove_file(companion))));
     }
 
     /// Writes the status files that are due.
@@ -136,7 +136,7 @@ impl Spool {
     pub fn write_own(&self, state: DaemonState, paused: Option<String>) {
         let status = self.status(state, paused);
         let target = self.store.status();
-        tokio::task::spawn_blocking(move || {
+        self.clerk.ask(move || {
             if let Err(error) = status::write(&target, &status, 0o644) {
                 tracing::warn!("{} cannot be written: {error}", shown(&target));
             }
@@ -144,7 +144,8 @@ impl Spool {
     }
 
     /// Writes the spool's own status for the last time.
-    pub fn write_last(&self) {
+    pub fn write_last(&mut self) {
+        self.clerk.finish();
         let _ = status::write(&self.store.status(), &self.status(DaemonState::Stopped, None), 0o644);
     }
 
