@@ -89,7 +89,13 @@ fn run_task(task: Task) -> Result<Exit, Stop> {
 }
 
 fn run_config(config: Config) -> Result<Exit, Stop> {
-    report::start_log(config.report.verbosity);
+    let level = match &config.daemon {
+        Some(daemon) => Some(report::log::start(config.report.verbosity, daemon.log_format)?),
+        None => {
+            report::start_log(config.report.verbosity);
+            None
+        }
+    };
     must_have_descriptors()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -102,7 +108,10 @@ fn run_config(config: Config) -> Result<Exit, Stop> {
             Action::DryRun => command::dry_run::run(config).await,
             Action::Check => command::check::run(config).await,
             Action::Models => command::models::run(config).await,
-            Action::Daemon => daemon::run(config, Box::new(reload)).await,
+            Action::Daemon => {
+                let set_level = move |verbosity| level.iter().for_each(|level| level.set(verbosity));
+                daemon::run(config, daemon::Outside { read: Box::new(reload), set_level: Box::new(set_level) }).await
+            }
         }
     });
     // A name look-up or a read of an idle stdin may still block a thread; nobody waits for it.

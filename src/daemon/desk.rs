@@ -15,7 +15,8 @@ use super::account::Account;
 use super::spool::{Shared, Spool, parts};
 use super::status::DaemonState;
 use super::supervision::{Supervision, Watchdog};
-use super::{Inbox, Reload};
+use super::seat::Seat;
+use super::{Inbox, Outside};
 use crate::api::Dialect;
 use crate::config::{Config, Owner};
 use crate::engine::{Delta, Event, Halt, Key, Mode, Slot, Work};
@@ -29,14 +30,14 @@ const HANDLED_AT_ONCE: usize = 256;
 
 /// All spools, and everything that happens.
 pub struct Desk {
-    spools: Vec<Spool>,
+    seats: Vec<Seat>,
     shared: Rc<Shared>,
     inbox: Inbox,
     ticks: Interval,
     hangups: Signal,
     supervision: Supervision,
     watchdog: Watchdog,
-    reload: Reload,
+    outside: Outside,
     accounts: Rc<[Account]>,
     turns: u64,
     /// Requests in flight, by account.
@@ -56,11 +57,11 @@ pub struct Desk {
 impl Desk {
     /// Joins the parts.
     pub fn new(
-        spools: Vec<Spool>,
+        seats: Vec<Seat>,
         shared: Rc<Shared>,
         inbox: Inbox,
         supervision: Supervision,
-        reload: Reload,
+        outside: Outside,
         accounts: Rc<[Account]>,
     ) -> Result<Self, Stop> {
         let hangups = signal(SignalKind::hangup())
@@ -70,14 +71,14 @@ impl Desk {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let once = shared.config().daemon.as_ref().is_some_and(|daemon| daemon.once);
         Ok(Self {
-            spools,
+            seats,
             shared,
             inbox,
             ticks,
             hangups,
             supervision,
             watchdog,
-            reload,
+            outside,
             turns: 0,
             in_flight: vec![0; accounts.len()],
             next: 0,
@@ -103,7 +104,8 @@ impl Desk {
                 break;
             };
             any = true;
-            if let Some(spool) = self.spools.get_mut(spool) {
+            // What comes from a spool that broke is void.
+            if let Some(spool) = self.spools().find(|open| open.index() == spool) {
                 spool.handle(occurrence);
             }
         }
@@ -114,31 +116,34 @@ impl Desk {
         while self.ticks.poll_tick(cx).is_ready() {
             self.tick();
         }
-        for spool in &mut self.spools {
-            spool.poll(cx);
-            if let Some(stop) = spool.failure() {
+        for seat in &mut self.seats {
+            if let Err(stop) = seat.poll(&self.shared, cx) {
                 self.stop.get_or_insert(stop);
             }
         }
         any
     }
 
+    fn spools(&mut self) -> impl Iterator<Item = &mut Spool> {
+        self.seats.iter_mut().filter_map(Seat::spool)
+    }
+
     fn tick(&mut self) {
         self.turns += 1;
         let now = Instant::now();
         self.shared.rate.borrow_mut().note(now, self.shared.counts.settled());
-        self.spools.iter_mut().for_each(|spool| spool.tick(now));
+        self.spools().for_each(|spool| spool.tick(now));
         // The log's threads and this task: whoever of them hangs is the end of the daemon.
-        let mut counters: Vec<u64> = self.spools.iter_mut().map(Spool::ask_alive).collect();
+        let mut counters: Vec<u64> = self.spools().map(Spool::ask_alive).collect();
         counters.push(self.turns);
         self.watchdog.beat(&counters);
         let status = self.status_line();
         self.supervision.status(&status);
     }
 
-    fn status_line(&self) -> String {
+    fn status_line(&mut self) -> String {
         let (mut queued, mut running, mut done) = (0, 0, 0);
-        for counts in self.spools.iter().map(Spool::counts) {
+        for counts in self.spools().map(|spool| spool.counts()) {
             queued += counts.queued;
             running += counts.running;
             done += counts.done;
@@ -154,7 +159,7 @@ impl Desk {
     /// SIGHUP: the configuration is read anew. What is wrong with it is told, and the old one stays.
     fn read_configuration(&mut self) {
         self.supervision.reloading();
-        match (self.reload)() {
+        match (self.outside.read)() {
             Ok(config) => {
                 let before = self.shared.config();
                 if config.service.base_url != before.service.base_url || owners(&config) != owners(&before) {
@@ -163,8 +168,9 @@ impl Desk {
                 let concurrency = config.limits.concurrency.get();
                 let renewed = self.accounts.iter().filter(|account| account.has_new_key()).count();
                 self.concurrency.iter_mut().for_each(|told| *told = Some(concurrency));
+                (self.outside.set_level)(config.report.verbosity);
                 *self.shared.config.borrow_mut() = Rc::new(config);
-                self.spools.iter().for_each(Spool::reload);
+                self.spools().for_each(|spool| spool.reload());
                 tracing::info!(new_keys = renewed, "the configuration was read anew");
             }
             Err(stop) => tracing::error!("the configuration was read anew and is wrong; the old one stays: {stop}"),
@@ -183,7 +189,7 @@ impl Desk {
     pub fn suspend(&mut self, account: usize, name: Option<&str>, halt: &Halt) {
         self.pause(account, name, &halt.message, &halt.way_out);
         self.in_flight[account] = 0;
-        self.spools.iter_mut().for_each(|spool| spool.suspend(account));
+        self.spools().for_each(|spool| spool.suspend(account));
     }
 
     /// Nothing of an account is sent.
@@ -200,7 +206,7 @@ impl Desk {
 
     /// Hands on what waits for the disk.
     pub fn flush(&mut self, cx: &mut Context<'_>) {
-        self.spools.iter_mut().for_each(|spool| spool.idle(cx));
+        self.spools().for_each(|spool| spool.idle(cx));
     }
 
     /// Whether the daemon must end.
@@ -210,11 +216,11 @@ impl Desk {
 
     /// Waits until nothing is nearly at its end any more.
     pub async fn end(&mut self) {
-        self.spools.iter_mut().for_each(Spool::put_large_ones_away);
+        self.spools().for_each(Spool::put_large_ones_away);
         std::future::poll_fn(|cx| {
             self.poll_all(cx);
-            self.spools.iter_mut().for_each(|spool| spool.idle(cx));
-            let is_ending = self.spools.iter().any(Spool::is_ending);
+            self.spools().for_each(|spool| spool.idle(cx));
+            let is_ending = self.spools().any(|spool| spool.is_ending());
             if is_ending && self.stop.is_none() { Poll::Pending } else { Poll::Ready(()) }
         })
         .await;
@@ -223,13 +229,13 @@ impl Desk {
     /// Says that the end has begun.
     pub fn stopping(&mut self, state: DaemonState) {
         self.supervision.stopping();
-        self.spools.iter().for_each(|spool| spool.write_own(state, None));
+        self.spools().for_each(|spool| spool.write_own(state, None));
     }
 
     /// Gives the spools back.
     pub async fn close(&mut self) -> Result<(), Stop> {
         let mut result = Ok(());
-        for spool in &mut self.spools {
+        for spool in self.spools() {
             spool.write_last();
             if let Err(error) = spool.close().await {
                 result = result.and(Err(error.into()));
@@ -264,33 +270,34 @@ pub struct Front<'d> {
 impl Mode for Front<'_> {
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
         let mut desk = self.desk.borrow_mut();
-        let spools = desk.spools.len();
+        let seats = desk.seats.len();
         // Each account's engine keeps to the limit; what all of them have together does, too.
         let in_flight: usize = desk.in_flight.iter().sum();
         let is_full = in_flight >= desk.shared.config().limits.concurrency.get();
-        for offset in (0..spools).filter(|_| !is_full) {
-            let index = (desk.next + offset) % spools;
-            if let Some(work) = desk.spools[index].pull(self.account, cx) {
+        for offset in (0..seats).filter(|_| !is_full) {
+            let index = (desk.next + offset) % seats;
+            if let Some(work) = desk.seats[index].spool().and_then(|spool| spool.pull(self.account, cx)) {
                 desk.next = index + 1;
                 return Poll::Ready(Some(work));
             }
         }
-        if desk.once && desk.spools.iter().all(Spool::is_drained) { Poll::Ready(None) } else { Poll::Pending }
+        if desk.once && desk.seats.iter_mut().all(Seat::is_drained) { Poll::Ready(None) } else { Poll::Pending }
     }
 
     fn look_ahead(&mut self, cx: &mut Context<'_>) {
-        self.desk.borrow_mut().spools.iter_mut().for_each(|spool| spool.look_ahead(cx));
+        self.desk.borrow_mut().spools().for_each(|spool| spool.look_ahead(cx));
     }
 
     fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
         let (spool, slot, line) = parts(key);
         let mut desk = self.desk.borrow_mut();
-        desk.spools.get_mut(spool).map_or(Slot::Free, |spool| spool.settle(slot, line, request, outcome))
+        let Some(seat) = desk.seats.iter_mut().find(|seat| seat.is(spool)) else { return Slot::Free };
+        seat.settle(self.account, (slot, line), request, outcome)
     }
 
     fn take_freed(&mut self) -> usize {
         let account = self.account;
-        self.desk.borrow_mut().spools.iter_mut().map(|spool| spool.take_freed(account)).sum()
+        self.desk.borrow_mut().seats.iter_mut().map(|seat| seat.take_freed(account)).sum()
     }
 
     fn take_concurrency(&mut self) -> Option<usize> {

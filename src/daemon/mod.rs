@@ -15,6 +15,7 @@
 //! | `rota` | whose turn it is; pure | what the turns are for |
 //! | `render` | results: written, named, written down | why |
 //! | `spool` | one spool: from what is found to what is done | the engine's ways |
+//! | `seat` | a spool, or the wait for it when it broke | what runs in it |
 //! | `desk` | the engine's side of all spools | files |
 //! | `account` | whose key pays | for what |
 //! | [`stamp`] | what a look at a file tells of it | what is in it |
@@ -37,6 +38,7 @@ pub mod recipe;
 mod render;
 mod rota;
 pub mod scan;
+mod seat;
 pub mod settle;
 pub mod snapshot;
 mod spool;
@@ -46,7 +48,7 @@ mod store;
 pub mod supervision;
 pub mod watch;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -56,11 +58,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::config::Config;
+use crate::config::{Config, Verbosity};
 use crate::engine::{self, HaltCause};
 use crate::exit::{Exit, Stop};
 use crate::filter;
-use crate::journal::lock::{Holder, LockError};
+use crate::journal::lock::LockError;
 use crate::journal::publish::{self, Exclusive};
 use crate::journal::{self, Journal};
 use crate::line::escape::shown;
@@ -68,6 +70,7 @@ use crate::shutdown::{Level, Shutdown, listen};
 
 use account::Account;
 use desk::{Desk, Front};
+use seat::Seat;
 use spool::{Occurrence, Shared, Spool};
 use status::DaemonState;
 use store::Store;
@@ -86,11 +89,16 @@ const STANDBY_LOOK: Duration = Duration::from_secs(1);
 /// Results that are nearly there are waited for so long at the end.
 const ENDING_MAX: Duration = Duration::from_secs(5);
 
-/// Reads the configuration anew, as the command line and the environment have it.
-pub type Reload = Box<dyn Fn() -> Result<Config, Stop>>;
+/// What the daemon needs of the process around it.
+pub struct Outside {
+    /// Reads the configuration anew, as the command line and the environment have it.
+    pub read: Box<dyn Fn() -> Result<Config, Stop>>,
+    /// Sets how much is logged.
+    pub set_level: Box<dyn Fn(Verbosity)>,
+}
 
 /// Runs the daemon to its end.
-pub async fn run(config: Config, reload: Reload) -> Result<Exit, Stop> {
+pub async fn run(config: Config, outside: Outside) -> Result<Exit, Stop> {
     let shutdown = Shutdown::default();
     listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -103,54 +111,49 @@ pub async fn run(config: Config, reload: Reload) -> Result<Exit, Stop> {
         shutdown: shutdown.clone(),
         paused: RefCell::default(),
         rate: RefCell::default(),
+        broken: RefCell::default(),
+        serial: Cell::new(0),
     });
     let mut supervision = Supervision::from_environment();
-    let Some(spools) = open_all(&shared, &mut supervision).await? else { return Ok(Exit::Answered) };
+    let Some(seats) = open_all(&shared, &mut supervision).await? else { return Ok(Exit::Answered) };
     supervision.ready("running");
-    tracing::info!(spools = spools.len(), "running");
-    let desk = Desk::new(spools, Rc::clone(&shared), inbox, supervision, reload, Rc::clone(&accounts))?;
+    tracing::info!(spools = seats.len(), "running");
+    let desk = Desk::new(seats, Rc::clone(&shared), inbox, supervision, outside, Rc::clone(&accounts))?;
     let daemon = Daemon { desk: RefCell::new(desk), shared, shutdown };
     daemon.run(&accounts).await
 }
 
 /// Takes every spool, or says who has it; `None` when the end came while it was waited for.
-async fn open_all(shared: &Rc<Shared>, supervision: &mut Supervision) -> Result<Option<Vec<Spool>>, Stop> {
+async fn open_all(shared: &Rc<Shared>, supervision: &mut Supervision) -> Result<Option<Vec<Seat>>, Stop> {
     let config = shared.config();
     let daemon = config.daemon.clone().unwrap_or_default();
-    let mut spools = Vec::new();
-    let mut is_ready = false;
-    for (index, root) in daemon.spools.iter().enumerate() {
+    let mut watchdog = supervision.watchdog();
+    let (mut seats, mut is_ready, mut looks) = (Vec::new(), false, 0);
+    for root in &daemon.spools {
         loop {
-            let wait = match open(index, root, daemon.retain, shared).await {
+            let wait = match open(root.clone(), Rc::clone(shared)).await {
                 Ok(spool) => {
-                    spools.push(spool);
+                    seats.push(Seat::new(root.clone(), spool));
                     break;
                 }
                 Err(OpenError::Held(message)) if daemon.standby => message,
-                Err(OpenError::Held(message)) => {
-                    return Err(Stop::new(Exit::Resumable, message)
-                        .way_out("one daemon serves a spool; --standby waits until it is free"));
-                }
-                Err(OpenError::Stop(stop)) => return Err(stop),
+                Err(error) => return Err(error.into()),
             };
             if !is_ready {
                 tracing::info!("standby: {wait}");
                 supervision.ready(&format!("standby: {wait}"));
                 is_ready = true;
             }
+            // Who waits is alive as long as it looks.
+            looks += 1;
+            watchdog.beat(&[looks]);
             tokio::select! {
                 () = tokio::time::sleep(STANDBY_LOOK) => {}
                 () = above_running(&shared.shutdown) => return Ok(None),
             }
-            pulse(supervision);
         }
     }
-    Ok(Some(spools))
-}
-
-/// Standby is alive as long as it looks.
-fn pulse(supervision: &mut Supervision) {
-    let _ = supervision.watchdog().beat(&[1]);
+    Ok(Some(seats))
 }
 
 async fn above_running(shutdown: &Shutdown) {
@@ -158,16 +161,28 @@ async fn above_running(shutdown: &Shutdown) {
 }
 
 /// Why a spool was not taken.
-enum OpenError {
+#[derive(Debug)]
+pub enum OpenError {
     /// Another daemon has it.
     Held(String),
-    /// Something else, which ends the daemon.
+    /// Something else.
     Stop(Stop),
 }
 
-async fn open(index: usize, root: &Path, retain: Duration, shared: &Rc<Shared>) -> Result<Spool, OpenError> {
-    let stop = |stop: Stop| OpenError::Stop(stop);
-    let store = Store::open(root).map_err(stop)?;
+impl From<OpenError> for Stop {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Held(message) => Self::new(Exit::Resumable, message)
+                .way_out("one daemon serves a spool; --standby waits until it is free"),
+            OpenError::Stop(stop) => stop,
+        }
+    }
+}
+
+/// Takes a spool: its lease, its log, what is under way in it.
+async fn open(root: PathBuf, shared: Rc<Shared>) -> Result<Spool, OpenError> {
+    let retain = shared.config().daemon.as_ref().map_or(Duration::ZERO, |daemon| daemon.retain);
+    let store = Store::open(&root).map_err(OpenError::Stop)?;
     let begun = store.clone();
     let opened = Journal::start(&store.lease(), move || begun.begin(retain)).await;
     let (log, found) = opened.map_err(|error| match error {
@@ -177,17 +192,17 @@ async fn open(index: usize, root: &Path, retain: Duration, shared: &Rc<Shared>) 
     if found.torn_bytes > 0 {
         tracing::warn!(bytes = found.torn_bytes, "an unfinished record at the end of the log was left out");
     }
-    let how = probe(root, &found.holder).map_err(stop)?;
+    let how = probe(&root).map_err(OpenError::Stop)?;
     let log_path = store.log(found.history.generation);
-    let opened =
-        spool::Opened { root: root.to_owned(), store, log, log_path, history: found.history, holder: found.holder, how };
-    Spool::new(index, opened, Rc::clone(shared)).map_err(|error| {
-        OpenError::Stop(Stop::new(Exit::Io, format!("start the threads of {}: {error}", shown(root))))
+    let (history, holder) = (found.history, found.holder);
+    let opened = spool::Opened { root: root.clone(), store, log, log_path, history, holder, how };
+    Spool::new(opened, shared).map_err(|error| {
+        OpenError::Stop(Stop::new(Exit::Io, format!("start the threads of {}: {error}", shown(&root))))
     })
 }
 
 /// Finds out before anything is sent how results get their names here.
-fn probe(root: &Path, _: &Holder) -> Result<Exclusive, Stop> {
+fn probe(root: &Path) -> Result<Exclusive, Stop> {
     let target: PathBuf = root.join("anvil-result");
     publish::remove_leftovers(&target)
         .map_err(|error| Stop::new(Exit::Io, format!("write in {}: {error}", shown(root))))?;

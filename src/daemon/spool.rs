@@ -34,7 +34,6 @@ use super::status::{FileCounts, JobStatus};
 use super::store::Store;
 use crate::config::Config;
 use crate::engine::{Key, Mode as _, Slot, Work};
-use crate::exit::Stop;
 use crate::journal::lock::Holder;
 use crate::journal::publish::Exclusive;
 use crate::journal::{self, Committed, Journal, Line};
@@ -51,6 +50,8 @@ const RENDERED_AT_ONCE: usize = 16;
 const LARGE_MAX: usize = 8;
 /// A log that is longer, and twice as long as it has to be, is written anew when nothing runs.
 const RENEW_BYTES_MIN: u64 = 64 << 20;
+/// Spools that can be told apart by the keys of requests.
+const SERIALS: usize = 256;
 /// The line number, in the log's tokens, that stands for the claim.
 const CLAIM: u32 = u32::MAX;
 
@@ -92,6 +93,10 @@ pub struct Shared {
     pub shutdown: Shutdown,
     /// Why nothing of an account is sent, when nothing is.
     pub paused: std::cell::RefCell<BTreeMap<usize, String>>,
+    /// Spools that cannot be used just now, and why.
+    pub broken: std::cell::RefCell<BTreeMap<PathBuf, String>>,
+    /// The number of the spool that was opened last.
+    pub serial: std::cell::Cell<usize>,
     /// How fast requests are settled.
     pub rate: std::cell::RefCell<super::desk::Rate>,
 }
@@ -112,7 +117,8 @@ impl Shared {
     /// Why nothing is sent, when that is so.
     pub fn pause_reason(&self) -> Option<String> {
         let paused = self.paused.borrow();
-        let reasons: Vec<&str> = paused.values().map(String::as_str).collect();
+        let broken = self.broken.borrow();
+        let reasons: Vec<&str> = broken.values().chain(paused.values()).map(String::as_str).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 }
@@ -240,7 +246,10 @@ pub struct Opened {
 
 impl Spool {
     /// A spool whose lease is ours. What its log says was begun goes on.
-    pub fn new(index: usize, opened: Opened, shared: Rc<Shared>) -> std::io::Result<Self> {
+    pub fn new(opened: Opened, shared: Rc<Shared>) -> std::io::Result<Self> {
+        // One that is opened again is another one: what threads and engine still know of the old one is void.
+        let index = (shared.serial.get() + 1) % SERIALS;
+        shared.serial.set(index);
         let Opened { root, store, log, log_path, history, holder, how } = opened;
         let tell = shared.tell.clone();
         let config = shared.config();
@@ -476,9 +485,14 @@ impl Spool {
         }
     }
 
+    /// Its number.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
     /// Why the spool cannot be used any more: the lease was lost, or the log cannot be written.
-    pub fn failure(&mut self) -> Option<Stop> {
-        self.failed.take().map(Stop::from)
+    pub fn failure(&mut self) -> Option<journal::Error> {
+        self.failed.take()
     }
 
     /// Whether another record may be added to the log: what waits for the disk is bounded.
