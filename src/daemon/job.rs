@@ -24,6 +24,8 @@ pub struct Job {
     pub path: Arc<Path>,
     /// What it holds.
     pub kind: Kind,
+    /// Slots of the engine that it holds while it ends.
+    pub held: usize,
     /// Whose key pays, by its place among the accounts.
     pub account: usize,
     /// What it was when it was taken.
@@ -111,10 +113,8 @@ struct Line {
 enum State {
     /// Not asked yet.
     Waiting(Box<Request>),
-    /// With the engine, or on the way from there into the log.
+    /// With the engine, or on the way into the log.
     Asked,
-    /// On the way into the log, without having been asked.
-    Recorded,
     /// Its record begins here.
     Settled(u64),
 }
@@ -129,7 +129,7 @@ impl Small {
     /// Adds a line whose record is on its way into the log.
     pub fn push_recorded(&mut self, number: u64, key: journal::Key) {
         self.unsettled += 1;
-        self.lines.push(Line { number, key, state: State::Recorded });
+        self.lines.push(Line { number, key, state: State::Asked });
     }
 
     /// Adds a line whose record is durable.
@@ -166,17 +166,16 @@ impl Small {
     pub fn answers(&self) -> HashMap<u64, u64> {
         let settled = |line: &Line| match line.state {
             State::Settled(offset) => Some((line.number, offset)),
-            State::Waiting(_) | State::Asked | State::Recorded => None,
+            State::Waiting(_) | State::Asked => None,
         };
         self.lines.iter().filter_map(settled).collect()
     }
 
-    /// A line's record is durable; whether that frees a slot of the engine.
-    pub fn settle(&mut self, index: usize, offset: u64) -> bool {
-        let Some(line) = self.lines.get_mut(index) else { return false };
+    /// A line's record is durable.
+    pub fn settle(&mut self, index: usize, offset: u64) {
+        let Some(line) = self.lines.get_mut(index) else { return };
         let before = std::mem::replace(&mut line.state, State::Settled(offset));
         self.unsettled -= usize::from(!matches!(before, State::Settled(_)));
-        matches!(before, State::Asked)
     }
 
     /// Whether every line has its durable outcome.
@@ -188,7 +187,7 @@ impl Small {
     pub fn records(&self) -> Vec<(journal::Key, u64)> {
         let settled = |line: &Line| match line.state {
             State::Settled(offset) => Some((line.key, offset)),
-            State::Waiting(_) | State::Asked | State::Recorded => None,
+            State::Waiting(_) | State::Asked => None,
         };
         self.lines.iter().filter_map(settled).collect()
     }

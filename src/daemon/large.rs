@@ -11,7 +11,7 @@ use super::render::{Hindrance, must_be_unchanged};
 use super::snapshot::{self, Copied, Refused};
 use super::stamp::Stamp;
 use super::plan::Plan;
-use crate::engine::{Mode as _, Work};
+use crate::engine::{Key, Mode as _, Slot, Work};
 use crate::filter::{
     self, Guard, Intake, Journaled, Ledger, Order, Parts, Place, Rest, SecondReading, Sink, Why, Window,
 };
@@ -19,6 +19,7 @@ use crate::journal::lock::Holder;
 use crate::journal::publish::{self, Exclusive, Fingerprint};
 use crate::journal::{self, Closed, Journal, Known, Opened, Options, frame};
 use crate::line::escape::shown;
+use crate::line::{Outcome, Request};
 use crate::report::Counts;
 use crate::shutdown::Shutdown;
 
@@ -32,7 +33,8 @@ const WINDOW_BYTES_MAX: usize = 32 << 20;
 pub struct LargeMode {
     mode: Journaled<Arc<Counts>>,
     asked: usize,
-    freed: usize,
+    /// Slots of requests that are settled, and not yet durably so.
+    held: usize,
     second: Option<SecondReading>,
 }
 
@@ -58,9 +60,12 @@ impl LargeMode {
         self.asked = 0;
     }
 
-    /// A request came back.
-    pub fn returned(&mut self) {
+    /// A request is settled.
+    pub fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
         self.asked -= 1;
+        let slot = self.mode.settle(key, request, outcome);
+        self.held += usize::from(slot == Slot::Held);
+        slot
     }
 
     /// The run itself.
@@ -70,7 +75,14 @@ impl LargeMode {
 
     /// Slots that came free since the last call.
     pub fn take_freed(&mut self) -> usize {
-        std::mem::take(&mut self.freed) + self.mode.take_freed()
+        let freed = self.mode.take_freed();
+        self.held -= freed;
+        freed
+    }
+
+    /// Slots that it holds until its answers are durable.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Whether the run is over: every line is settled, or it has failed.
@@ -135,7 +147,7 @@ pub async fn open(opening: Opening) -> Result<Box<LargeMode>, String> {
         sink: Sink::Later { failed_lines: None },
     };
     let mode = Journaled::new(parts, Ledger::new(counts, Shutdown::default(), None, false));
-    Ok(Box::new(LargeMode { mode, asked: 0, freed: 0, second }))
+    Ok(Box::new(LargeMode { mode, asked: 0, held: 0, second }))
 }
 
 /// Begins a journal with answers that are there already.

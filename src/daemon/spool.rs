@@ -201,6 +201,10 @@ pub struct Spool {
     claiming: HashMap<u64, Claiming>,
     jobs: Vec<Option<Job>>,
     free: Vec<u32>,
+    /// Records of each place that are on their way into the log.
+    pipe: Vec<u32>,
+    /// Places without a job that have such records.
+    damp: HashSet<u32>,
     by_path: HashMap<Arc<Path>, u32>,
     turns: Rota<u32>,
     settled: VecDeque<u32>,
@@ -290,6 +294,8 @@ impl Spool {
             claiming: HashMap::new(),
             jobs: Vec::new(),
             free: Vec::new(),
+            pipe: Vec::new(),
+            damp: HashSet::new(),
             by_path: HashMap::new(),
             turns: Rota::default(),
             settled: VecDeque::new(),
@@ -408,14 +414,14 @@ impl Spool {
                     correlation: request.correlation.as_ref(),
                 };
                 let id = job.id;
-                log.append(Some(token(slot, line)), |record| {
+                self.pipe[slot as usize] += 1;
+                log.append(Some(token(slot, line, Some(job.account))), |record| {
                     push_line(record, id, |record| about.push_outcome(record, Some(&request.model), flags, &outcome));
                 });
                 Slot::Held
             }
             Body::Large(large) => {
-                large.returned();
-                large.mode().settle(Key(u64::from(line)), request, outcome)
+                large.settle(Key(u64::from(line)), request, outcome)
             }
             Body::Opening | Body::Ending | Body::Waiting => Slot::Free,
         }
@@ -456,7 +462,13 @@ impl Spool {
     }
 
     fn record_committed(&mut self, record: Committed) {
-        let (slot, line) = ((record.token >> 32) as u32, record.token as u32);
+        let (slot, line, account) = token_parts(record.token);
+        if let Some(account) = account {
+            // Whatever has become of the job meanwhile.
+            *self.freed.entry(account).or_default() += 1;
+        }
+        self.pipe[slot as usize] -= 1;
+        self.dry(slot);
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         if line == CLAIM {
             job.claim_at = record.offset;
@@ -468,11 +480,22 @@ impl Spool {
             return;
         }
         if let Body::Small(small) = &mut job.body {
-            // Lines that were bad, or answered before, had no slot.
-            let was_asked = small.settle(line as usize, record.offset);
-            *self.freed.entry(job.account).or_default() += usize::from(was_asked);
+            small.settle(line as usize, record.offset);
         }
         self.end_if_settled(slot);
+    }
+
+    /// A place is free again, as soon as no record of its last job is on its way.
+    fn free_place(&mut self, slot: u32) {
+        self.turns.retain(|other| *other != slot);
+        self.damp.insert(slot);
+        self.dry(slot);
+    }
+
+    fn dry(&mut self, slot: u32) {
+        if self.pipe[slot as usize] == 0 && self.damp.remove(&slot) {
+            self.free.push(slot);
+        }
     }
 
     /// Nothing further is ready: what waits for the disk goes there.
@@ -559,8 +582,14 @@ pub fn parts(key: Key) -> (usize, u32, u32) {
     ((key.0 >> 56) as usize, (key.0 >> 32) as u32 & 0x00ff_ffff, key.0 as u32)
 }
 
-fn token(slot: u32, line: u32) -> u64 {
-    u64::from(slot) << 32 | u64::from(line)
+/// Names a record on its way into the log: its job's place, its line, and the account whose slot it holds, if it does.
+fn token(slot: u32, line: u32, holds: Option<usize>) -> u64 {
+    let account = holds.map_or(0, |account| account as u64 + 1);
+    account << 48 | u64::from(slot) << 32 | u64::from(line)
+}
+
+fn token_parts(token: u64) -> (u32, u32, Option<usize>) {
+    ((token >> 32) as u32 & 0xffff, token as u32, (token >> 48).checked_sub(1).map(|account| account as usize))
 }
 
 fn larges(jobs: &mut [Option<Job>]) -> impl Iterator<Item = &mut LargeMode> {

@@ -27,7 +27,8 @@ impl Spool {
     pub(super) fn end_if_settled(&mut self, slot: u32) {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         if job.given_up.is_some() && !matches!(job.body, Body::Large(_) | Body::Ending) {
-            if !job.is_asked() {
+            // What is answered is written down, too.
+            if !job.is_asked() && self.pipe[slot as usize] == 0 {
                 self.end_given_up(slot);
             }
             return;
@@ -40,7 +41,6 @@ impl Spool {
 
     /// Large jobs whose runs are over.
     pub(super) fn end_larges(&mut self) {
-        let config = self.shared.config();
         for slot in 0..self.jobs.len() {
             let Some(job) = self.jobs[slot].as_mut() else { continue };
             let given_up = job.given_up.is_some();
@@ -48,25 +48,7 @@ impl Spool {
                 Body::Large(large) if !large.is_asked() && (given_up || large.is_over()) => {}
                 _ => continue,
             }
-            let Body::Large(mode) = std::mem::replace(&mut job.body, Body::Ending) else { continue };
-            let ending = large::Ending {
-                mode,
-                input: self.root.join(&job.path),
-                stamp: job.stamp,
-                plan: Arc::clone(&job.plan),
-                replaces: job.replaces.clone(),
-                counts: Arc::clone(&job.counts),
-                how: self.how,
-                line_bytes_max: config.limits.line_bytes_max,
-                shutdown: self.shared.shutdown.clone(),
-                drain: config.clocks.drain,
-                publishes: !given_up,
-            };
-            let (id, tell) = (job.id, self.tell());
-            tokio::spawn(async move {
-                let ended = large::end(ending).await;
-                tell(Occurrence::Ended(slot as u32, id, Box::new(ended)));
-            });
+            self.end_large(slot as u32, !given_up);
         }
     }
 
@@ -156,6 +138,9 @@ impl Spool {
     /// A large job came to its end.
     pub(super) fn ended(&mut self, slot: u32, id: JobId, ended: large::Ended) {
         let Some(job) = self.job(slot, id) else { return };
+        let (account, held) = (job.account, std::mem::take(&mut job.held));
+        *self.freed.entry(account).or_default() += held;
+        let Some(job) = self.job(slot, id) else { return };
         let (path, stamp, folder) = (Arc::clone(&job.path), job.stamp, job.folder);
         match ended {
             large::Ended::Published { result, lines, failed } => {
@@ -223,8 +208,7 @@ impl Spool {
     /// Frees a job's place.
     fn put_away(&mut self, slot: u32, job: Job) {
         self.by_path.remove(&job.path);
-        self.turns.retain(|other| *other != slot);
-        self.free.push(slot);
+        self.free_place(slot);
         self.give_share_back(job.stamp.owner, job.stamp.bytes);
         if job.folder.is_some() {
             while let Some((owner, queued)) = self.waiting_large.pop_front() {
@@ -457,43 +441,47 @@ impl Spool {
                 Body::Small(small) if small.asked > 0 => self.requeue(slot),
                 Body::Large(large) => {
                     large.forget_asked();
-                    let id = job.id;
-                    self.put_large_away(slot, id);
+                    self.end_large(slot, false);
                 }
                 _ => {}
             }
         }
     }
 
-    fn put_large_away(&mut self, slot: u32, id: JobId) {
+    /// Ends the run of a large job: with its result, or to be gone on with.
+    fn end_large(&mut self, slot: u32, publishes: bool) {
         let config = self.shared.config();
+        let tell = self.tell();
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        let Body::Large(mode) = std::mem::replace(&mut job.body, Body::Ending) else { return };
+        let Body::Large(mut mode) = std::mem::replace(&mut job.body, Body::Ending) else { return };
+        *self.freed.entry(job.account).or_default() += mode.take_freed();
+        // What it still holds comes free when its journal was closed.
+        job.held = mode.held();
         let ending = large::Ending {
             mode,
             input: self.root.join(&job.path),
             stamp: job.stamp,
             plan: Arc::clone(&job.plan),
-            replaces: None,
+            replaces: job.replaces.clone(),
             counts: Arc::clone(&job.counts),
             how: self.how,
             line_bytes_max: config.limits.line_bytes_max,
             shutdown: self.shared.shutdown.clone(),
             drain: config.clocks.drain,
-            publishes: false,
+            publishes,
         };
-        let tell = self.tell();
+        let id = job.id;
         tokio::spawn(async move {
-            tell(Occurrence::Ended(slot, id, Box::new(large::end(ending).await)));
+            let ended = large::end(ending).await;
+            tell(Occurrence::Ended(slot, id, Box::new(ended)));
         });
     }
 
     /// Puts the runs of large jobs away, for the daemon's end.
     pub fn put_large_ones_away(&mut self) {
         for slot in 0..self.jobs.len() as u32 {
-            let open = self.jobs[slot as usize].as_ref().filter(|job| matches!(job.body, Body::Large(_)));
-            if let Some(id) = open.map(|job| job.id) {
-                self.put_large_away(slot, id);
+            if self.jobs[slot as usize].as_ref().is_some_and(|job| matches!(job.body, Body::Large(_))) {
+                self.end_large(slot, false);
             }
         }
     }

@@ -150,8 +150,7 @@ impl Spool {
     pub(super) fn take_again(&mut self, slot: u32, path: &Arc<Path>) {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) else { return };
         self.by_path.remove(path);
-        self.free.push(slot);
-        self.turns.retain(|other| *other != slot);
+        self.free_place(slot);
         self.give_share_back(job.stamp.owner, job.stamp.bytes);
         let how = Wanted::Fresh { from: Some(job.id), retry_failed: false };
         self.enqueue(job.stamp.owner, Queued { path: Arc::clone(path), kind: job.kind, bytes: job.stamp.bytes, how });
@@ -365,6 +364,7 @@ impl Spool {
         job.account = self.shared.account_of(job.stamp.owner);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.jobs.push(None);
+            self.pipe.push(0);
             (self.jobs.len() - 1) as u32
         });
         if let Some(folder) = job.folder.filter(|folder| *folder != job.id) {
@@ -398,7 +398,8 @@ impl Spool {
         };
         let slot = self.place(new_job(id, &queued, stamp, sha256, plan, replaces, Body::Small(Small::default())));
         if let Some(log) = &mut self.log {
-            log.append(Some(token(slot, CLAIM)), |record| Note::Claim(claim).push(record));
+            self.pipe[slot as usize] += 1;
+                    log.append(Some(token(slot, CLAIM, None)), |record| Note::Claim(claim).push(record));
         }
         self.begin_lines(slot, id, lines, &HashMap::new(), &mut answers);
     }
@@ -421,10 +422,12 @@ impl Spool {
             let key = journal::Key { hash: understood.hash, nth: *nth };
             *nth += 1;
             let number = understood.line;
-            let token = Some(token(slot, index as u32));
+            let token = Some(token(slot, index as u32, None));
+            let in_log = &mut self.pipe[slot as usize];
             match (settled.get(&number), answers.remove(&key), understood.request) {
                 (Some(offset), ..) => small.push_settled(number, key, *offset),
                 (None, Some(answer), _) => {
+                    *in_log += 1;
                     log.append(token, |record| push_line(record, id, |record| renumber(record, &answer, number)));
                     small.push_recorded(number, key);
                 }
@@ -432,6 +435,7 @@ impl Spool {
                 (None, None, Err(bad)) => {
                     let line = Line { line: number, key, form: bad.form, correlation: bad.correlation.as_ref() };
                     let outcome = Outcome { result: Err(bad.failure), attempts: 0, seconds: 0.0 };
+                    *in_log += 1;
                     log.append(token, |record| {
                         push_line(record, id, |record| line.push_outcome(record, None, Flags::default(), &outcome));
                     });
@@ -522,7 +526,8 @@ impl Spool {
                     held: Held::Folder(job.folder.unwrap_or(id)),
                 };
                 if let Some(log) = &mut self.log {
-                    log.append(Some(token(slot, CLAIM)), |record| Note::Claim(claim).push(record));
+                    self.pipe[slot as usize] += 1;
+                    log.append(Some(token(slot, CLAIM, None)), |record| Note::Claim(claim).push(record));
                 }
             }
             Err(Refused::NotYet) => {
@@ -592,8 +597,7 @@ impl Spool {
     pub(super) fn requeue(&mut self, slot: u32) {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) else { return };
         self.by_path.remove(&job.path);
-        self.free.push(slot);
-        self.turns.retain(|other| *other != slot);
+        self.free_place(slot);
         self.give_share_back(job.stamp.owner, job.stamp.bytes);
         let answers = match &job.body {
             Body::Small(small) => small.answers(),
@@ -636,6 +640,7 @@ fn new_job(
         path: Arc::clone(&queued.path),
         kind: queued.kind,
         account: 0,
+        held: 0,
         stamp,
         sha256,
         plan,
