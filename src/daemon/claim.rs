@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
 use super::answers::{self, Answers};
+use super::folder::Folder;
 use super::history::Ended;
 use super::log::{Bytes, Claim, Done, End, Held, JobId};
 use super::names::{self, Kind};
@@ -86,8 +87,10 @@ pub enum Reply {
         /// What to do about it.
         way_out: String,
     },
-    /// The name of its result belongs to something else.
+    /// The name of its result, seen from the spool's folder, belongs to something else.
     Blocked(PathBuf),
+    /// Its name says that it is a result.
+    Ours,
     /// It is still being written.
     NotYet,
     /// It is not there.
@@ -260,13 +263,18 @@ impl Taker {
     fn take(&mut self, order: &Order) -> Result<Reply, Error> {
         match &order.what {
             What::Resume { claim_at, before } => self.resume(order, *claim_at, before.as_ref()),
-            What::Fresh { before, from, retry_failed } => {
-                self.take_fresh(order, before.as_ref(), *from, *retry_failed)
-            }
+            What::Fresh { before, from, retry_failed } => self.take_fresh(order, before.as_ref(), *from, *retry_failed),
         }
     }
 
     fn resume(&mut self, order: &Order, claim_at: u64, before: Option<&Ended>) -> Result<Reply, Error> {
+        let is_there = order
+            .path
+            .file_name()
+            .is_some_and(|name| Folder::of(&self.root, &order.path).is_ok_and(|folder| !folder.is_free(name)));
+        if !is_there {
+            return Ok(Reply::Gone);
+        }
         let mut claim = Answers::open(&self.log)?.claim(claim_at)?;
         let contents = match &mut claim.held {
             Held::Here(contents) => std::mem::take(&mut contents.0),
@@ -288,20 +296,19 @@ impl Taker {
         from: Option<JobId>,
         retry_failed: bool,
     ) -> Result<Reply, Error> {
-        let path = self.root.join(&order.path);
-        let (folder_path, Some(name)) = (publish::folder_of(&path), path.file_name()) else {
-            return Ok(Reply::Gone);
-        };
-        let folder = match File::open(folder_path) {
+        let Some(name) = order.path.file_name() else { return Ok(Reply::Gone) };
+        let folder = match Folder::of(&self.root, &order.path) {
             Ok(folder) => folder,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reply::Gone),
-            Err(error) => return Err(Error::io("open the folder", folder_path)(error)),
+            Err(error) if Folder::is_gone(&error) => return Ok(Reply::Gone),
+            Err(error) => return Err(Error::io("open the folder of", &order.path)(error)),
         };
+        let (folder_path, path) = (folder.path(), folder.named(name));
         let folder_owner = folder.metadata().map_err(Error::io("look at", folder_path))?.uid();
         let me = rustix::process::geteuid().as_raw();
         let owners = &self.rules.owners;
-        let is_allowed = move |owner: u32| owner == me || owner == 0 || owner == folder_owner || owners.contains(&owner);
-        let recipe = match recipe::load(folder_path, &is_allowed) {
+        let is_allowed =
+            move |owner: u32| owner == me || owner == 0 || owner == folder_owner || owners.contains(&owner);
+        let recipe = match recipe::load_at(folder.as_fd(), folder_path, &is_allowed) {
             Ok(recipe) => recipe,
             Err(RecipeError::Wrong { message, way_out }) => {
                 return Ok(Reply::Rejected { code: "recipe", message, way_out });
@@ -309,6 +316,9 @@ impl Taker {
             Err(RecipeError::NotYet { .. }) => return Ok(Reply::NotYet),
             Err(error @ RecipeError::Io { .. }) => return Ok(Reply::Trouble(error.to_string())),
         };
+        if recipe.suffix().is_some_and(|suffix| names::has_suffix(name, suffix)) {
+            return Ok(Reply::Ours);
+        }
         let is_whole = recipe.reading(order.kind).0 != Kind::Lines;
         let rules = Rules {
             owner_allowed: &is_allowed,
@@ -330,10 +340,11 @@ impl Taker {
         };
         let plan = Plan::new(order.kind, wishes, Bytes::of_path(Path::new(&result_name)));
         let done = before.map(|before| Answers::open(&self.log)?.done(before.done_at)).transpose()?;
-        let target = folder_path.join(&result_name);
-        let replaces = done.as_ref().filter(|done| done.result_name == plan.result_name).and_then(|done| done.result.clone());
+        let target = folder.join(&result_name);
+        let replaces =
+            done.as_ref().filter(|done| done.result_name == plan.result_name).and_then(|done| done.result.clone());
         if from.is_none() && is_taken(&target, replaces.as_ref()).map_err(Error::io("look at", &target))? {
-            return Ok(Reply::Blocked(target));
+            return Ok(Reply::Blocked(order.path.with_file_name(&result_name)));
         }
         let folder_before = done.as_ref().and_then(|done| done.folder);
         let source = from.or(done.as_ref().filter(|done| done.folder.is_none()).map(|done| done.job));
@@ -342,11 +353,10 @@ impl Taker {
             None => Ok(HashMap::new()),
         };
         // Who drops the same file once more, and has taken the result away, gets it once more: its answers are there.
-        let is_result_gone = is_free(&target);
+        let is_result_gone = folder.is_free(&result_name);
         let now = taken.stamp();
         let is_dropped_anew = |done: &Done| is_result_gone && done.stamp.inode != now.inode;
-        let may_be_unchanged =
-            move |done: &Done| !retry_failed && done.end != End::Cancelled && !is_dropped_anew(done);
+        let may_be_unchanged = move |done: &Done| !retry_failed && done.end != End::Cancelled && !is_dropped_anew(done);
         let unchanged_if = |done: Option<Done>| done.filter(may_be_unchanged).map(Box::new);
         match taken {
             Taken::Small { bytes, stamp, sha256 } if folder_before.is_none() => {
@@ -363,9 +373,14 @@ impl Taker {
                 Ok(Reply::Small(Box::new(file)))
             }
             Taken::Small { stamp, .. } => {
-                let file = File::open(&path).map_err(Error::io("open", &path))?;
+                // It was large before, and its answers are where those of large files are.
+                let rules = Rules { small_bytes_max: 0, ..rules };
+                let Ok(Taken::Large { file, .. }) = snapshot::take(folder.as_fd(), name, &rules) else {
+                    return Ok(Reply::NotYet);
+                };
                 let (folder, answers) = (folder_before, HashMap::new());
-                let file = LargeFile { plan, stamp, file, folder, from: None, answers, before: unchanged_if(done), replaces };
+                let file =
+                    LargeFile { plan, stamp, file, folder, from: None, answers, before: unchanged_if(done), replaces };
                 Ok(Reply::Large(Box::new(file)))
             }
             Taken::Large { stamp, .. } if is_whole => Ok(Reply::Rejected {
@@ -412,10 +427,6 @@ fn wishes_of(recipe: &Recipe, daemon: &Wishes) -> Wishes {
     }
 }
 
-fn is_free(target: &Path) -> bool {
-    target.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-}
-
 /// Whether something that is not ours has the name of the result.
 fn is_taken(target: &Path, ours: Option<&Fingerprint>) -> io::Result<bool> {
     match target.symlink_metadata() {
@@ -439,8 +450,9 @@ pub fn no_model() -> Reply {
     Reply::Rejected {
         code: "no_model",
         message: "no model: neither the first line nor the folder's anvil.toml nor the daemon names one".to_owned(),
-        way_out: "name one in each line, or write model = \"NAME\" into anvil.toml beside the file; then write the file anew"
-            .to_owned(),
+        way_out:
+            "name one in each line, or write model = \"NAME\" into anvil.toml beside the file; then write the file anew"
+                .to_owned(),
     }
 }
 

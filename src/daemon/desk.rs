@@ -12,10 +12,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::account::Account;
+use super::seat::Seat;
 use super::spool::{Shared, Spool, parts};
 use super::status::DaemonState;
 use super::supervision::{Supervision, Watchdog};
-use super::seat::Seat;
 use super::{Inbox, Outside};
 use crate::api::Dialect;
 use crate::config::{Config, Owner};

@@ -3,9 +3,11 @@
 //! Invariant: about 200 bytes a file that is done, however large it was; what is not needed to tell whether a file is
 //! to be run stays in the log, and is read there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt as _;
 
 use super::log::{Claim, Done, End, Held, JobId, Note, Record, VERSION};
+use super::names::{Name, classify};
 use super::stamp::Stamp;
 use crate::journal::{Head, Kind as Outcome};
 
@@ -22,6 +24,8 @@ pub struct History {
     pub done: HashMap<Box<[u8]>, Ended>,
     /// Files whose reading ended the daemon: which version of them, and how often.
     pub strikes: HashMap<Box<[u8]>, (Stamp, u32)>,
+    /// Results whose names would make them inputs.
+    pub own_results: HashSet<Box<[u8]>>,
     records: u64,
 }
 
@@ -113,6 +117,10 @@ impl History {
     pub fn done(&mut self, done_at: u64, done: &Done) {
         self.next_job = self.next_job.max(done.job + 1);
         self.open.remove(&done.job);
+        let result = done.path.path().with_file_name(done.result_name.path());
+        if result.file_name().is_some_and(|name| classify(name) != Name::Ignored) {
+            self.own_results.insert(result.as_os_str().as_bytes().into());
+        }
         let ended = Ended {
             job: done.job,
             stamp: done.stamp,

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::claim::LargeFile;
-use super::render::{Hindrance, must_be_unchanged};
+use super::plan::Plan;
+use super::render::{Hindrance, unchanged};
 use super::snapshot::{self, Copied, Refused};
 use super::stamp::Stamp;
-use super::plan::Plan;
 use crate::engine::{Key, Mode as _, Slot, Work};
 use crate::filter::{
     self, Guard, Intake, Journaled, Ledger, Order, Parts, Place, Rest, SecondReading, Sink, Why, Window,
 };
 use crate::journal::lock::Holder;
-use crate::journal::publish::{self, Exclusive, Fingerprint};
+use crate::journal::publish::{Exclusive, Fingerprint};
 use crate::journal::{self, Closed, Journal, Known, Opened, Options, frame};
 use crate::line::escape::shown;
 use crate::line::{Outcome, Request};
@@ -166,8 +166,10 @@ async fn seed(options: Options, seeds: Vec<String>) -> Result<(), journal::Error
 pub struct Ending {
     /// The run.
     pub mode: Box<LargeMode>,
-    /// The input.
-    pub input: PathBuf,
+    /// The spool's folder.
+    pub root: PathBuf,
+    /// The input, seen from there.
+    pub path: Arc<Path>,
     /// What it was when it was taken.
     pub stamp: Stamp,
     /// How it is run.
@@ -210,7 +212,8 @@ pub enum Ended {
 
 /// Ends a run: renders and publishes its result when every line is settled, and closes its journal.
 pub async fn end(ending: Ending) -> Ended {
-    let Ending { mode, publishes, input, stamp, plan, replaces, counts, how, line_bytes_max, shutdown, drain } = ending;
+    let Ending { mode, publishes, root, path, stamp, plan, replaces, counts, how, line_bytes_max, shutdown, drain } =
+        ending;
     let LargeMode { mode, second, .. } = *mode;
     let complete = mode.is_complete() && !mode.has_ended();
     let Rest { mut journal, known, why, unsettled, .. } = mode.finish(std::future::pending()).await;
@@ -224,7 +227,7 @@ pub async fn end(ending: Ending) -> Ended {
             } else {
                 let (answered, failed) = (counts.answered(), counts.failed());
                 let rendering = filter::Rendering {
-                    target: publish::folder_of(&input).join(plan.result_name.path()),
+                    target: plan.result_name.path(),
                     how,
                     place: Place::Free,
                     style: plan.style(),
@@ -247,8 +250,10 @@ pub async fn end(ending: Ending) -> Ended {
                     copy: None,
                 };
                 let run = move |keeper: &mut journal::Keeper| {
-                    must_be_unchanged(&input, &stamp)?;
-                    render(rendering, replaces, keeper, known)
+                    let folder = unchanged(&root, &path, &stamp)?;
+                    let target = folder.join(&rendering.target);
+                    let rendering = filter::Rendering { target, ..rendering };
+                    render(rendering, replaces, keeper, known).map_err(|hindrance| hindrance.told_by(&folder))
                 };
                 match journal.run::<_, Hindrance>(run).await {
                     Ok(result) => Ended::Published { result, lines: answered + failed, failed },
@@ -259,7 +264,9 @@ pub async fn end(ending: Ending) -> Ended {
         _ => Ended::PutAway,
     };
     match journal.close(false).await {
-        Err(error) if !matches!(result, Ended::Published { .. }) => Ended::Hindered(Hindrance::Failed(error.to_string())),
+        Err(error) if !matches!(result, Ended::Published { .. }) => {
+            Ended::Hindered(Hindrance::Failed(error.to_string()))
+        }
         _ => result,
     }
 }
@@ -305,4 +312,3 @@ pub fn forget_copy(folder: &Path) -> std::io::Result<()> {
 pub fn has_copy(folder: &Path) -> bool {
     folder.join(snapshot::COPY_NAME).is_file()
 }
-

@@ -186,9 +186,7 @@ impl<'de> Deserialize<'de> for Bytes {
         }
         match Either::deserialize(deserializer)? {
             Either::Text(text) => Ok(Self(text.into_bytes())),
-            Either::Encoded(Encoded { base64 }) => {
-                STANDARD.decode(base64).map(Self).map_err(serde::de::Error::custom)
-            }
+            Either::Encoded(Encoded { base64 }) => STANDARD.decode(base64).map(Self).map_err(serde::de::Error::custom),
         }
     }
 }

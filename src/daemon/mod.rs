@@ -9,6 +9,7 @@
 //! | [`scan`] | finds files, and when they may be taken | what becomes of them |
 //! | [`snapshot`] | a private copy of an input, whatever others do to it | what its contents mean |
 //! | `claim` | takes files and reads them, on a thread of its own | the engine |
+//! | `folder` | a folder held open, whatever gets its name | what is in it |
 //! | `clerk` | writes what is only told, in order | what it says |
 //! | `log`, `history`, `answers`, `store` | the spool's log: its format, its sum, its records, its folder | requests |
 //! | `job`, `large`, `plan` | one file that is run | other files |
@@ -28,6 +29,7 @@ mod claim;
 mod clerk;
 pub mod controls;
 mod desk;
+mod folder;
 mod history;
 mod job;
 mod large;

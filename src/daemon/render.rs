@@ -4,7 +4,7 @@
 //! Invariants (the gate): a result has as many lines as the job, each the answer to its own key, out of the log; the
 //! input is looked at once more before; names are given by exclusive links, after the lease was confirmed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::answers::Answers;
+use super::folder::Folder;
 use super::log::{Done, End, JobId, Note};
 use super::plan::Plan;
 use super::snapshot::{self, Look};
@@ -28,8 +29,8 @@ pub struct Rendering {
     pub ticket: u64,
     /// The job.
     pub job: JobId,
-    /// The input.
-    pub input: PathBuf,
+    /// The input, seen from the spool's folder.
+    pub path: Arc<Path>,
     /// What it was when it was taken.
     pub stamp: Stamp,
     /// How it is run.
@@ -55,8 +56,14 @@ pub struct Ready {
     pub done: Done,
     /// The result that is replaced.
     pub replaces: Option<Fingerprint>,
-    /// Where the result goes.
-    pub target: PathBuf,
+    /// Where the result goes: its name, in a folder that is held open until it has it.
+    folder: Folder,
+}
+
+impl Ready {
+    fn target(&self) -> PathBuf {
+        self.folder.join(self.done.result_name.path())
+    }
 }
 
 /// Why a job did not come to its end.
@@ -64,6 +71,8 @@ pub struct Ready {
 pub enum Hindrance {
     /// The input is not what it was.
     Changed,
+    /// The folder of the input is gone.
+    Gone,
     /// The name of the result belongs to something else.
     Taken,
     /// Something failed.
@@ -75,6 +84,8 @@ pub enum Hindrance {
 pub struct Source {
     /// The log.
     pub log: PathBuf,
+    /// The spool's folder.
+    pub root: PathBuf,
     /// The longest line, in bytes.
     pub line_bytes_max: usize,
 }
@@ -100,23 +111,32 @@ struct Hand<'s> {
     permissions: HashMap<PathBuf, Permissions>,
 }
 
+impl Hindrance {
+    /// The same in the words of people.
+    pub fn told_by(self, folder: &Folder) -> Self {
+        match self {
+            Self::Failed(message) => Self::Failed(folder.told(&message)),
+            other => other,
+        }
+    }
+}
+
 impl Hand<'_> {
     fn render(&mut self, job: Rendering, answers: &mut Answers) -> Result<Ready, Hindrance> {
-        must_be_unchanged(&job.input, &job.stamp)?;
-        let folder = publish::folder_of(&job.input);
+        let folder = unchanged(&self.source.root, &job.path, &job.stamp)?;
         let target = folder.join(job.plan.result_name.path());
         let (text, failed) = self.text(&job, answers).map_err(|error| Hindrance::Failed(error.to_string()))?;
         let (ticket, mut done, replaces) = (job.ticket, job.done, job.replaces);
         done.failed = failed;
         if job.plan.is_one_prompt() && failed > 0 {
             done.end = End::Failed;
-            return Ok(Ready { ticket, sealed: None, done, replaces: None, target });
+            return Ok(Ready { ticket, sealed: None, done, replaces: None, folder });
         }
         let sealed = self.seal(&target, &text).map_err(|error| {
-            Hindrance::Failed(format!("write what becomes {}: {error}", shown(&target)))
+            Hindrance::Failed(folder.told(&format!("write what becomes {}: {error}", shown(&target))))
         })?;
         done.result = Some(sealed.fingerprint().clone());
-        Ok(Ready { ticket, sealed: Some(sealed), done, replaces, target })
+        Ok(Ready { ticket, sealed: Some(sealed), done, replaces, folder })
     }
 
     /// The contents of the result, and how many of its lines failed.
@@ -163,42 +183,55 @@ impl Hand<'_> {
     }
 }
 
-/// Looks whether an input still is what it was. One that is gone is no obstacle: what was asked for is answered.
-pub fn must_be_unchanged(input: &Path, stamp: &Stamp) -> Result<(), Hindrance> {
-    let failed = |error: std::io::Error| Hindrance::Failed(format!("look at {}: {error}", shown(input)));
-    let folder = std::fs::File::open(publish::folder_of(input)).map_err(failed)?;
-    let Some(name) = input.file_name() else { return Ok(()) };
+/// The folder of an input that still is what it was. One that is gone is no obstacle: what was asked for is answered.
+pub fn unchanged(root: &Path, path: &Path, stamp: &Stamp) -> Result<Folder, Hindrance> {
+    let failed = |error: std::io::Error| Hindrance::Failed(format!("look at {}: {error}", shown(path)));
+    let folder = match Folder::of(root, path) {
+        Err(error) if Folder::is_gone(&error) => return Err(Hindrance::Gone),
+        opened => opened.map_err(failed)?,
+    };
+    let Some(name) = path.file_name() else { return Err(Hindrance::Gone) };
     match snapshot::look(folder.as_fd(), name, stamp).map_err(failed)? {
         Look::Changed(_) => Err(Hindrance::Changed),
-        Look::Same | Look::Gone => Ok(()),
+        Look::Same | Look::Gone => Ok(folder),
     }
 }
 
 /// Gives a batch of results their names, and writes down that their jobs have ended. For the log's thread; `Err` is the
 /// log's own failure, after which nothing is known to be done.
-pub fn publish_all(
-    keeper: &mut Keeper,
-    batch: Vec<Ready>,
-    how: Exclusive,
-) -> Result<Outcomes<Ended>, Error> {
+pub fn publish_all(keeper: &mut Keeper, batch: Vec<Ready>, how: Exclusive) -> Result<Outcomes<Ended>, Error> {
     // A process that was stopped for long may have lost the spool to another meanwhile.
     keeper.confirm()?;
-    let mut folders = HashSet::new();
+    let mut folders = HashMap::new();
     let mut named = Vec::with_capacity(batch.len());
     for ready in batch {
-        let Ready { ticket, sealed, done, replaces, target } = ready;
+        let target = ready.target();
+        let Ready { ticket, sealed, done, replaces, folder } = ready;
+        let has_result = sealed.is_some();
         let published = match (sealed, replaces) {
             (None, _) => Ok(()),
-            (Some(sealed), None) => {
-                folders.insert(publish::folder_of(&target).to_owned());
-                name_it(sealed, &target, how)
-            }
+            (Some(sealed), None) => name_it(sealed, &target, how),
             (Some(sealed), Some(replaced)) => replace(sealed, &target, &replaced, how),
         };
+        let published = published.map_err(|hindrance| hindrance.told_by(&folder));
+        if has_result {
+            let path = folder.path().to_owned();
+            folders.entry(path).or_insert_with(|| (folder, Vec::new())).1.push(ticket);
+        }
         named.push((ticket, published.map(|()| done)));
     }
-    for folder in folders {
-        publish::sync_folder(&folder).map_err(Error::io("sync the folder", &folder))?;
+    // A folder of somebody's that cannot be synced is no trouble of others: only its jobs have not ended.
+    let mut unsynced = HashMap::new();
+    for (path, (folder, tickets)) in folders {
+        if let Err(error) = publish::sync_folder(&folder.join(".")) {
+            let message = format!("sync the folder {}: {error}", shown(&path));
+            unsynced.extend(tickets.into_iter().map(|ticket: u64| (ticket, message.clone())));
+        }
+    }
+    for (ticket, published) in &mut named {
+        if let Some(message) = unsynced.remove(ticket) {
+            *published = Err(Hindrance::Failed(message));
+        }
     }
     let (mut frames, mut starts) = (Vec::new(), Vec::new());
     for (_, done) in &named {

@@ -40,7 +40,8 @@ impl<T> Rota<T> {
 
     /// Takes the first thing of the next owner whose first thing `may` be taken.
     pub fn take(&mut self, mut may: impl FnMut(u32, &T) -> bool) -> Option<T> {
-        let found = self.owners.iter().position(|(owner, things)| things.front().is_some_and(|first| may(*owner, first)))?;
+        let found =
+            self.owners.iter().position(|(owner, things)| things.front().is_some_and(|first| may(*owner, first)))?;
         let (owner, mut things) = self.owners.remove(found)?;
         let thing = things.pop_front();
         if !things.is_empty() {
@@ -74,7 +75,6 @@ impl<T> Rota<T> {
         self.owners.retain(|(_, things)| !things.is_empty());
         self.things = self.owners.iter().map(|(_, things)| things.len()).sum();
     }
-
 }
 
 #[cfg(test)]

@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::clerk::Clerk;
 use super::claim::{Claimer, Reply, Rulebook};
+use super::clerk::Clerk;
 use super::history::{Ended, History};
 use super::job::{Body, GivenUp, Job};
 use super::large::{self, LargeMode};
@@ -138,7 +138,7 @@ enum Wanted {
     /// As it is found.
     Fresh { from: Option<JobId>, retry_failed: bool },
     /// As the log has it: where its claim begins, and its answers.
-    Resume { claim_at: u64, answers: HashMap<u64, u64> },
+    Resume { job: JobId, claim_at: u64, answers: HashMap<u64, u64> },
 }
 
 /// A file that is being taken.
@@ -191,6 +191,10 @@ pub struct Spool {
     blocked: HashMap<Arc<Path>, (u32, Kind, PathBuf)>,
     /// Files that are still being written to.
     unripe: HashMap<Arc<Path>, (u32, Kind, Instant)>,
+    blocked_looked: Option<Instant>,
+    /// Files that met trouble of their own, and when they are tried again; how long each has waited last.
+    put_off: Vec<(Instant, u32, Queued)>,
+    put_off_waits: HashMap<Arc<Path>, Duration>,
     stale: HashSet<Arc<Path>>,
     /// Where the contents and answers of large jobs are, when it is not the folder of their own number.
     folders: HashMap<JobId, JobId>,
@@ -220,7 +224,6 @@ pub struct Spool {
     files: FileCounts,
     /// Why nothing of this spool runs.
     trouble: Option<String>,
-    trouble_until: Option<Instant>,
     /// Whether a whole scan has ended, and whether anything it saw is not yet settled.
     scanned: Option<u64>,
     told_at: Option<Instant>,
@@ -258,10 +261,11 @@ impl Spool {
         let tell = shared.tell.clone();
         let config = shared.config();
         let left_behind = super::claim::left_behind(&store.reading());
-        let claimer = Claimer::start(&root, &log_path, &store.reading(), Rulebook::of(&config), move |ticket, reply| {
-            let _ = tell.send((index, Occurrence::Claimed(ticket, reply)));
-        })?;
-        let History { generation, next_job, open, done, strikes, .. } = history;
+        let claimer =
+            Claimer::start(&root, &log_path, &store.reading(), Rulebook::of(&config), move |ticket, reply| {
+                let _ = tell.send((index, Occurrence::Claimed(ticket, reply)));
+            })?;
+        let History { generation, next_job, open, done, strikes, own_results, .. } = history;
         let mut spool = Self {
             index,
             root,
@@ -281,11 +285,14 @@ impl Spool {
             next_ticket: 0,
             done,
             strikes,
-            own_results: HashSet::new(),
+            own_results,
             suspended: HashMap::new(),
             refused: HashMap::new(),
             blocked: HashMap::new(),
             unripe: HashMap::new(),
+            blocked_looked: None,
+            put_off: Vec::new(),
+            put_off_waits: HashMap::new(),
             stale: HashSet::new(),
             folders: HashMap::new(),
             waiting_large: VecDeque::new(),
@@ -308,7 +315,6 @@ impl Spool {
             attention: VecDeque::new(),
             files: FileCounts::default(),
             trouble: None,
-            trouble_until: None,
             scanned: None,
             told_at: None,
             alive: 0,
@@ -420,9 +426,7 @@ impl Spool {
                 });
                 Slot::Held
             }
-            Body::Large(large) => {
-                large.settle(Key(u64::from(line)), request, outcome)
-            }
+            Body::Large(large) => large.settle(Key(u64::from(line)), request, outcome),
             Body::Opening | Body::Ending | Body::Waiting => Slot::Free,
         }
     }
@@ -485,9 +489,18 @@ impl Spool {
         self.end_if_settled(slot);
     }
 
+    fn large_count(&self) -> usize {
+        self.jobs.iter().flatten().filter(|job| job.folder.is_some()).count()
+    }
+
     /// A place is free again, as soon as no record of its last job is on its way.
     fn free_place(&mut self, slot: u32) {
         self.turns.retain(|other| *other != slot);
+        if self.large_count() < LARGE_MAX
+            && let Some((owner, queued)) = self.waiting_large.pop_front()
+        {
+            self.queue.add(owner, queued);
+        }
         self.damp.insert(slot);
         self.dry(slot);
     }
@@ -530,6 +543,7 @@ impl Spool {
             && self.claiming.is_empty()
             && self.unripe.is_empty()
             && self.waiting_large.is_empty()
+            && self.put_off.is_empty()
             && self.is_still()
     }
 

@@ -35,19 +35,19 @@ use crate::report::{self, Reporter};
 use crate::shutdown::{Shutdown, listen};
 
 pub use crate::config::Order;
+use closing::{Closing, Facts};
+use failed::FailedLines;
 pub use intake::Intake;
 pub use journaled::{Journaled, Parts, Rest, Sink};
 pub use ledger::{Ledger, Why};
+use mode::{Filter, Rest as PlainRest};
+use reader::Source;
 pub use reader::{Found, Split};
 pub use result::{Place, Rendering, SecondReading, look};
 pub use settings_guard::Guard;
 pub use splitter::Splitter;
 pub use understanding::{Understanding, Understood};
 pub use window::Window;
-use closing::{Closing, Facts};
-use failed::FailedLines;
-use mode::{Filter, Rest as PlainRest};
-use reader::Source;
 use writer::Writer;
 
 /// The reorder window, as a multiple of the concurrency: wide enough that one slow request does not idle the others.

@@ -115,8 +115,7 @@ impl Journal {
         let thread = thread.map_err(Error::io("start a thread for", path))?;
         let found = is_open.await.map_err(|_| Error::Gone)??;
         let (group, spare) = (Group::default(), Group::default());
-        let journal =
-            Self { work, reports, thread: Some(thread), group, spare, under_way: false, preface: Vec::new() };
+        let journal = Self { work, reports, thread: Some(thread), group, spare, under_way: false, preface: Vec::new() };
         Ok((journal, found))
     }
 

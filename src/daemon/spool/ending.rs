@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::claim::{Reply, no_model};
+use super::super::folder::Folder;
 use super::super::job::{Body, GivenUp, Job};
 use super::super::large;
 use super::super::log::{Done, End, JobId};
+use super::super::names;
 use super::super::render::{self, Hindrance, Outcomes, Ready, Rendering, Source};
 use super::super::status::{JobState, Reject};
-use super::super::{names, status};
 use super::telling::{now_seconds, rfc3339};
 use super::{HANDS_MAX, Occurrence, Queued, RENDERED_AT_ONCE, Spool, Wanted};
 use crate::journal;
@@ -19,8 +20,11 @@ use crate::line::escape::shown;
 
 /// A file that went away is given up after this time: some editors take the old file away before the new one is there.
 const GONE_FOR_GOOD: Duration = Duration::from_secs(2);
-/// After trouble with the disk everything is tried again after this time.
-const TROUBLE_WAIT: Duration = Duration::from_secs(5);
+/// A file that met trouble of its own is tried again after this time, at first and at most.
+const PUT_OFF_MIN: Duration = Duration::from_secs(2);
+const PUT_OFF_MAX: Duration = Duration::from_secs(120);
+/// How often it is looked whether a result's name has become free.
+const BLOCKED_LOOK: Duration = Duration::from_secs(1);
 
 impl Spool {
     /// Looks whether a small job's last line was settled, or nothing of a job that was given up is under way any more.
@@ -67,7 +71,8 @@ impl Spool {
                 continue;
             }
             self.hands += 1;
-            let source = Source { log: self.log_path.clone(), line_bytes_max: config.limits.line_bytes_max };
+            let (log, root) = (self.log_path.clone(), self.root.clone());
+            let source = Source { log, root, line_bytes_max: config.limits.line_bytes_max };
             let tell = self.tell();
             tokio::task::spawn_blocking(move || tell(Occurrence::Rendered(render::render(&source, jobs))));
         }
@@ -82,7 +87,7 @@ impl Spool {
         Some(Rendering {
             ticket: ticket(slot, job.id),
             job: job.id,
-            input: self.root.join(&job.path),
+            path: Arc::clone(&job.path),
             stamp: job.stamp,
             plan: Arc::clone(&job.plan),
             claim_at: job.claim_at,
@@ -144,7 +149,8 @@ impl Spool {
         let (path, stamp, folder) = (Arc::clone(&job.path), job.stamp, job.folder);
         match ended {
             large::Ended::Published { result, lines, failed } => {
-                let done = Done { result: Some(result), ..job.done(End::Published, lines, failed, folder, now_seconds()) };
+                let done =
+                    Done { result: Some(result), ..job.done(End::Published, lines, failed, folder, now_seconds()) };
                 self.note_done(done);
             }
             large::Ended::PutAway if job.given_up.is_some() => self.end_given_up(slot),
@@ -199,6 +205,7 @@ impl Spool {
         let seconds = job.began.elapsed().as_secs_f64();
         tracing::info!(file = shown(&job.path), lines, failed = done.failed, seconds, "{}", what(done.end));
         self.strikes.remove(job.path.as_os_str().as_bytes());
+        self.put_off_waits.remove(&job.path);
         self.stale.remove(&job.path);
         self.tell_end(&job, done);
         self.put_away(slot, job);
@@ -210,11 +217,6 @@ impl Spool {
         self.by_path.remove(&job.path);
         self.free_place(slot);
         self.give_share_back(job.stamp.owner, job.stamp.bytes);
-        if job.folder.is_some() {
-            while let Some((owner, queued)) = self.waiting_large.pop_front() {
-                self.queue.add(owner, queued);
-            }
-        }
     }
 
     /// Forgets a job that has no end.
@@ -254,15 +256,16 @@ impl Spool {
             // The scanner tells when it is stable.
             Hindrance::Changed => job.body = Body::Waiting,
             Hindrance::Taken => {
-                let target = self.root.join(path.with_file_name(job.plan.result_name.path()));
+                let target = path.with_file_name(job.plan.result_name.path());
                 self.tell_blocked(&path, owner, &target);
                 self.requeue_blocked(slot);
                 self.blocked.insert(path, (owner, kind, target));
             }
-            Hindrance::Failed(message) => {
-                self.requeue(slot);
-                self.pause(message);
+            Hindrance::Gone => {
+                job.given_up = Some(GivenUp::Gone);
+                self.end_given_up(slot);
             }
+            Hindrance::Failed(message) => self.put_off(slot, message),
         }
     }
 
@@ -275,12 +278,19 @@ impl Spool {
     }
 
     /// Files whose results' names were taken: those that are free now are run, or go on.
-    fn look_at_blocked(&mut self) {
-        let free = |target: &Path| target.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    fn look_at_blocked(&mut self, now: Instant) {
+        if self.blocked.is_empty() || self.blocked_looked.is_some_and(|at| now.duration_since(at) < BLOCKED_LOOK) {
+            return;
+        }
+        self.blocked_looked = Some(now);
+        let is_free = |target: &Path| {
+            let Some(name) = target.file_name() else { return false };
+            Folder::of(&self.root, target).is_ok_and(|folder| folder.is_free(name))
+        };
         let freed: Vec<_> = self
             .blocked
             .iter()
-            .filter(|(_, (_, _, target))| free(target))
+            .filter(|(_, (_, _, target))| is_free(target))
             .map(|(path, (owner, kind, _))| (Arc::clone(path), *owner, *kind))
             .collect();
         for (path, owner, kind) in freed {
@@ -292,12 +302,36 @@ impl Spool {
         }
     }
 
+    /// A job met trouble that is its own: it is tried again, later each time, and its status says so.
+    pub(super) fn put_off(&mut self, slot: u32, message: String) {
+        if let Some((owner, queued)) = self.take_back(slot) {
+            self.put_off_queued(owner, queued, message);
+        }
+    }
+
+    /// The same for one that was not begun.
+    pub(super) fn put_off_queued(&mut self, owner: u32, queued: Queued, message: String) {
+        let before = self.put_off_waits.get(&queued.path).copied();
+        let wait = before.map_or(PUT_OFF_MIN, |wait| (wait * 2).min(PUT_OFF_MAX));
+        self.put_off_waits.insert(Arc::clone(&queued.path), wait);
+        tracing::warn!(file = shown(&queued.path), "{message}; tried again in {} s", wait.as_secs());
+        let way_out = format!("it is tried again every {} s, until the cause is mended", wait.as_secs());
+        self.tell_hindered(&queued.path, owner, message, way_out);
+        self.put_off.push((Instant::now() + wait, owner, queued));
+    }
+
+    fn look_at_put_off(&mut self, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.put_off).into_iter().partition(|(at, ..)| *at <= now);
+        self.put_off = later;
+        let due: Vec<(Instant, u32, Queued)> = due;
+        due.into_iter().for_each(|(_, owner, queued)| self.queue.add(owner, queued));
+    }
+
     /// Nothing of this spool runs, until the cause is mended.
     pub(super) fn pause(&mut self, reason: String) {
         if self.trouble.as_ref() != Some(&reason) {
             tracing::warn!("paused: {reason}");
         }
-        self.trouble_until = Some(Instant::now() + TROUBLE_WAIT);
         self.trouble = Some(reason);
     }
 
@@ -305,15 +339,10 @@ impl Spool {
         if self.trouble.take().is_some() {
             tracing::info!("going on");
         }
-        self.trouble_until = None;
     }
 
     /// Looks after what has its time: to be called a few times a second.
     pub fn tick(&mut self, now: Instant) {
-        if self.trouble_until.is_some_and(|until| until <= now) {
-            self.trouble_until = None;
-            self.trouble = None;
-        }
         let gone: Vec<u32> = self
             .by_path
             .values()
@@ -331,7 +360,8 @@ impl Spool {
             }
         }
         self.look_at_unripe(now);
-        self.look_at_blocked();
+        self.look_at_blocked(now);
+        self.look_at_put_off(now);
         self.renew_log();
         self.write_statuses(now);
         self.go_on();
@@ -385,11 +415,12 @@ impl Spool {
         let pairs: Vec<(PathBuf, PathBuf)> = [result, path]
             .into_iter()
             .filter(|path| !path.as_os_str().is_empty())
-            .map(|path| (self.root.join(&path), archive.join(&path)))
+            .map(|path| (path.clone(), archive.join(&path)))
             .collect();
+        let root = self.root.clone();
         self.clerk.ask(move || {
             for (from, to) in pairs {
-                if let Err(error) = move_away(&from, &to) {
+                if let Err(error) = move_away(&root, &from, &to) {
                     tracing::warn!("{} cannot be archived: {error}", shown(&from));
                 }
             }
@@ -416,12 +447,7 @@ impl Spool {
         };
         self.attend(path, stamp.owner, JobState::Rejected, Some(message), Some(way_out));
         let Some(name) = path.file_name() else { return };
-        let target = self.absolute(&path.with_file_name(names::reject_name(name)));
-        self.clerk.ask(move || {
-            if let Err(error) = status::write(&target, &reject, 0o644) {
-                tracing::warn!("{} cannot be written: {error}", shown(&target));
-            }
-        });
+        self.write_beside(path.with_file_name(names::reject_name(name)), reject);
     }
 
     /// Gives everything up for now: what is settled is in the log, and the next start goes on.
@@ -459,7 +485,8 @@ impl Spool {
         job.held = mode.held();
         let ending = large::Ending {
             mode,
-            input: self.root.join(&job.path),
+            root: self.root.clone(),
+            path: Arc::clone(&job.path),
             stamp: job.stamp,
             plan: Arc::clone(&job.plan),
             replaces: job.replaces.clone(),
@@ -493,12 +520,15 @@ impl Spool {
     }
 }
 
-fn move_away(from: &Path, to: &Path) -> std::io::Result<()> {
+fn move_away(root: &Path, path: &Path, to: &Path) -> std::io::Result<()> {
+    let from = Folder::of(root, path)?;
+    let from = from.join(path.file_name().unwrap_or_default());
     if let Some(folder) = to.parent() {
         std::fs::create_dir_all(folder)?;
     }
     // What is there already is not overwritten.
-    let moved = rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, rustix::fs::RenameFlags::NOREPLACE);
+    let moved =
+        rustix::fs::renameat_with(rustix::fs::CWD, &from, rustix::fs::CWD, to, rustix::fs::RenameFlags::NOREPLACE);
     match moved {
         Err(rustix::io::Errno::NOENT) => Ok(()),
         moved => Ok(moved?),
@@ -521,4 +551,3 @@ fn ticket(slot: u32, job: JobId) -> u64 {
 fn slot_of(ticket: u64) -> u32 {
     ticket as u32
 }
-

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::super::claim::{LargeFile, Order, Reply, Resumed, SmallFile, What, poison};
 use super::super::controls;
+use super::super::folder::Folder;
 use super::super::history::Open;
 use super::super::job::{Body, GivenUp, Job, Small};
 use super::super::large::{self, LargeMode};
@@ -22,8 +23,8 @@ use super::{CLAIM, Claiming, LARGE_MAX, Occurrence, Queued, Spool, Wanted, token
 use crate::filter::Understood;
 use crate::journal::publish::Fingerprint;
 use crate::journal::{self, Line, frame};
-use crate::line::completion::Flags;
 use crate::line::Outcome;
+use crate::line::completion::Flags;
 use crate::report::{Audience as _, Counts};
 
 /// A file that is still being written is looked at again after this time.
@@ -32,7 +33,7 @@ const RIPEN: Duration = Duration::from_secs(1);
 const STRIKES_MAX: u32 = 3;
 
 impl Spool {
-    /// Which names are our own results, although they look like inputs.
+    /// Counts what is done.
     pub(super) fn remember_ends(&mut self) {
         self.files.done = self.done.len() as u64;
         self.files.failed = self.done.values().filter(|ended| ended.has_failures).count() as u64;
@@ -72,7 +73,7 @@ impl Spool {
                 continue;
             }
             let answers = answers.into_iter().map(|(line, (offset, _))| (line, offset)).collect();
-            let how = Wanted::Resume { claim_at, answers };
+            let how = Wanted::Resume { job: claim.job, claim_at, answers };
             self.enqueue(claim.stamp.owner, Queued { path, kind: claim.kind, bytes: claim.stamp.bytes, how });
         }
     }
@@ -162,6 +163,7 @@ impl Spool {
         self.blocked.remove(path);
         self.unripe.remove(path);
         self.stale.remove(path);
+        self.put_off_waits.remove(path);
         if let Some(job) = self.by_path.get(path).and_then(|slot| self.jobs[*slot as usize].as_mut()) {
             job.gone_since.get_or_insert_with(Instant::now);
         }
@@ -172,13 +174,14 @@ impl Spool {
         let Some(file_name) = path.file_name() else { return };
         let Some(input_name) = controlled(file_name) else { return };
         let input: Arc<Path> = path.with_file_name(input_name).into();
-        let folder = self.absolute(path.parent().unwrap_or(Path::new("")));
-        let Ok(metadata) = self.absolute(&input).symlink_metadata() else { return };
+        let Ok(folder) = Folder::of(&self.root, path) else { return };
+        let Ok(metadata) = folder.join(input_name).symlink_metadata() else { return };
         let stamp = Stamp::of(&metadata);
-        let Ok(folder) = std::fs::File::open(folder) else { return };
         match controls::honoured(folder.as_fd(), file_name, stamp.owner) {
             Ok(true) => {}
-            Ok(false) => return tracing::warn!("a control file that does not belong to the owner of its file is ignored"),
+            Ok(false) => {
+                return tracing::warn!("a control file that does not belong to the owner of its file is ignored");
+            }
             Err(error) => return tracing::warn!("a control file cannot be looked at: {error}"),
         }
         let was_used = if name == Name::Cancel { self.cancel(&input) } else { self.retry(&input, stamp) };
@@ -200,7 +203,9 @@ impl Spool {
             }
             !(hit && matches!(queued.how, Wanted::Fresh { .. }))
         });
-        if cancelled.is_some() && let Ok(metadata) = self.absolute(input).symlink_metadata() {
+        if cancelled.is_some()
+            && let Ok(metadata) = self.absolute(input).symlink_metadata()
+        {
             self.note_cancelled(input, Stamp::of(&metadata));
         }
         cancelled.is_some()
@@ -289,7 +294,8 @@ impl Spool {
 
     fn claim(&mut self, owner: u32, queued: Queued) {
         let key = queued.path.as_os_str().as_bytes();
-        if self.by_path.contains_key(&queued.path) || self.claiming.values().any(|other| other.queued.path == queued.path)
+        if self.by_path.contains_key(&queued.path)
+            || self.claiming.values().any(|other| other.queued.path == queued.path)
         {
             return;
         }
@@ -339,11 +345,16 @@ impl Spool {
             Reply::NotYet => {
                 self.unripe.insert(Arc::clone(&queued.path), (owner, queued.kind, Instant::now() + RIPEN));
             }
-            Reply::Gone => {}
+            Reply::Gone => {
+                if let Wanted::Resume { job, .. } = queued.how {
+                    // Should it come back, its answers are used.
+                    self.suspended.insert(queued.path.as_os_str().as_bytes().into(), job);
+                }
+            }
+            Reply::Ours => {}
             Reply::Trouble(message) => {
-                self.pause(message);
-                self.enqueue(owner, Queued { bytes: 0, ..queued });
-                return self.give_share_back(owner, 0);
+                self.give_share_back(owner, queued.bytes);
+                return self.put_off_queued(owner, queued, message);
             }
         }
         self.give_share_back(owner, queued.bytes);
@@ -399,7 +410,7 @@ impl Spool {
         let slot = self.place(new_job(id, &queued, stamp, sha256, plan, replaces, Body::Small(Small::default())));
         if let Some(log) = &mut self.log {
             self.pipe[slot as usize] += 1;
-                    log.append(Some(token(slot, CLAIM, None)), |record| Note::Claim(claim).push(record));
+            log.append(Some(token(slot, CLAIM, None)), |record| Note::Claim(claim).push(record));
         }
         self.begin_lines(slot, id, lines, &HashMap::new(), &mut answers);
     }
@@ -449,7 +460,7 @@ impl Spool {
 
     fn begin_resumed(&mut self, queued: Queued, resumed: Resumed) {
         let Resumed { claim, lines, mut answers, replaces } = resumed;
-        let Wanted::Resume { claim_at, answers: ref settled } = queued.how else { return };
+        let Wanted::Resume { claim_at, answers: ref settled, .. } = queued.how else { return };
         let (id, plan) = (claim.job, Arc::new(claim.plan));
         let folder = match claim.held {
             Held::Folder(folder) => Some(folder),
@@ -467,7 +478,7 @@ impl Spool {
     }
 
     fn begin_large(&mut self, queued: Queued, file: LargeFile) {
-        if self.jobs.iter().flatten().filter(|job| !matches!(job.body, Body::Small(_))).count() >= LARGE_MAX {
+        if self.large_count() >= LARGE_MAX {
             // Its turn comes when another large one has ended; small ones may pass.
             self.give_share_back(file.stamp.owner, queued.bytes);
             self.waiting_large.push_back((file.stamp.owner, queued));
@@ -542,12 +553,10 @@ impl Spool {
                 self.reject(&path, stamp, code, message, way_out);
             }
             Err(Refused::Io(error)) => {
+                let (owner, kind, bytes) = (job.stamp.owner, job.kind, job.stamp.bytes);
+                let how = Wanted::Fresh { from: job.from, retry_failed: job.retry_failed };
                 self.drop_job(slot);
-                self.pause(format!("copy a prompt file: {error}"));
-                let kind = path.file_name().map_or(Name::Ignored, classify);
-                if let Name::Input(kind) = kind {
-                    self.unripe.insert(path, (0, kind, Instant::now() + RIPEN));
-                }
+                self.put_off_queued(owner, Queued { path, kind, bytes, how }, format!("copy the file: {error}"));
             }
         }
     }
@@ -586,16 +595,22 @@ impl Spool {
             }
             Err(message) => {
                 // What is there is kept: the job is gone on with when the trouble is over.
-                self.requeue(slot);
                 let _ = path;
-                self.pause(message);
+                self.put_off(slot, message);
             }
         }
     }
 
     /// Puts a job back to those that wait, to go on from the log.
     pub(super) fn requeue(&mut self, slot: u32) {
-        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) else { return };
+        if let Some((owner, queued)) = self.take_back(slot) {
+            self.enqueue(owner, queued);
+        }
+    }
+
+    /// Takes a job away, as one that waits.
+    pub(super) fn take_back(&mut self, slot: u32) -> Option<(u32, Queued)> {
+        let job = self.jobs.get_mut(slot as usize).and_then(Option::take)?;
         self.by_path.remove(&job.path);
         self.free_place(slot);
         self.give_share_back(job.stamp.owner, job.stamp.bytes);
@@ -605,10 +620,10 @@ impl Spool {
         };
         let how = match job.claim_at {
             0 => Wanted::Fresh { from: job.from, retry_failed: job.retry_failed },
-            claim_at => Wanted::Resume { claim_at, answers },
+            claim_at => Wanted::Resume { job: job.id, claim_at, answers },
         };
         let queued = Queued { path: Arc::clone(&job.path), kind: job.kind, bytes: job.stamp.bytes, how };
-        self.enqueue(job.stamp.owner, queued);
+        Some((job.stamp.owner, queued))
     }
 
     /// Files that were being written to, and whose time has come.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::super::folder::Folder;
 use super::super::job::{Body, Job};
 use super::super::log::{Done, End};
 use super::super::status::{DaemonState, FileCounts, JobState, JobStatus, RequestCounts, SpoolStatus};
@@ -50,13 +51,7 @@ impl Spool {
         let message = format!("{} exists, and is not what was published before", shown(target));
         let way_out = "move it away: the result takes its place then".to_owned();
         tracing::warn!(file = shown(path), "blocked: {message}");
-        self.attend(path, owner, JobState::Blocked, Some(message.clone()), Some(way_out.clone()));
-        let status = JobStatus {
-            message: Some(message),
-            way_out: Some(way_out),
-            ..row(path.to_string_lossy().into_owned(), owner, JobState::Blocked)
-        };
-        self.write_status(path, status);
+        self.tell_hindered(path, owner, message, way_out);
     }
 
     /// A job has ended: its status file tells of failures, and goes away after success.
@@ -93,25 +88,43 @@ impl Spool {
         self.write_status(&job.path, row);
     }
 
-    fn status_path(&self, path: &Path) -> Option<PathBuf> {
-        Some(self.absolute(&path.with_file_name(names::status_name(path.file_name()?))))
+    fn write_status(&self, path: &Path, status: JobStatus) {
+        let Some(name) = path.file_name() else { return };
+        self.write_beside(path.with_file_name(names::status_name(name)), status);
     }
 
-    fn write_status(&self, path: &Path, status: JobStatus) {
-        let Some(target) = self.status_path(path) else { return };
+    /// Writes a companion of a prompt file; its path is seen from the spool's folder.
+    pub(super) fn write_beside(&self, path: PathBuf, value: impl serde::Serialize + Send + 'static) {
+        let root = self.root.clone();
         self.clerk.ask(move || {
-            if let Err(error) = status::write(&target, &status, 0o644) {
-                tracing::warn!("{} cannot be written: {error}", shown(&target));
+            let name = path.file_name().unwrap_or_default();
+            let written = Folder::of(&root, &path).and_then(|folder| status::write(&folder.join(name), &value, 0o644));
+            if let Err(error) = written.or_else(|error| if Folder::is_gone(&error) { Ok(()) } else { Err(error) }) {
+                tracing::warn!("{} cannot be written: {error}", shown(&path));
             }
         });
+    }
+
+    /// A file's trouble: says so.
+    pub(super) fn tell_hindered(&mut self, path: &Path, owner: u32, message: String, way_out: String) {
+        let row = row(path.to_string_lossy().into_owned(), owner, JobState::Blocked);
+        let status = JobStatus { message: Some(message), way_out: Some(way_out), ..row };
+        self.attention.retain(|row| row.path != status.path);
+        self.attention.push_front(status.clone());
+        self.attention.truncate(ROWS_MAX);
+        self.write_status(path, status);
     }
 
     /// Removes the status and reject files that an earlier end may have left.
     pub(super) fn remove_status(&self, path: &Path) {
         let Some(name) = path.file_name() else { return };
         let companions = [names::status_name(name), names::reject_name(name)];
-        let companions = companions.map(|companion| self.absolute(&path.with_file_name(companion)));
-        self.clerk.ask(move || companions.iter().for_each(|companion| drop(std::fs::remove_file(companion))));
+        let (root, path) = (self.root.clone(), path.to_owned());
+        self.clerk.ask(move || {
+            if let Ok(folder) = Folder::of(&root, &path) {
+                companions.iter().for_each(|companion| drop(std::fs::remove_file(folder.join(companion))));
+            }
+        });
     }
 
     /// Writes the status files that are due.
