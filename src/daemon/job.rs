@@ -44,8 +44,8 @@ pub struct Job {
     pub counts: Arc<Counts>,
     /// What it runs on.
     pub body: Body,
-    /// Whether the file is not any more what was taken, as far as is known.
-    pub changed: bool,
+    /// What it takes of its owner's share: owner and bytes, as they were when it was queued.
+    pub share: (u32, u64),
     /// Why no more of it is asked.
     pub given_up: Option<GivenUp>,
     /// Since when its file is missing.

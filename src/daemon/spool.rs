@@ -128,8 +128,16 @@ impl Shared {
 struct Queued {
     path: Arc<Path>,
     kind: Kind,
-    bytes: u64,
+    /// What it was when it was told of.
+    stamp: Stamp,
     how: Wanted,
+}
+
+impl Queued {
+    /// As it is found.
+    fn fresh(path: Arc<Path>, kind: Kind, stamp: Stamp, from: Option<JobId>) -> Self {
+        Self { path, kind, stamp, how: Wanted::Fresh { from, retry_failed: false } }
+    }
 }
 
 /// How a queued file is wanted.
@@ -145,7 +153,6 @@ enum Wanted {
 #[derive(Debug)]
 struct Claiming {
     queued: Queued,
-    owner: u32,
 }
 
 /// What one owner has open.
@@ -188,18 +195,25 @@ pub struct Spool {
     /// Files that cannot be taken as they are.
     refused: HashMap<Box<[u8]>, Stamp>,
     /// Files whose results' names are taken.
-    blocked: HashMap<Arc<Path>, (u32, Kind, PathBuf)>,
+    blocked: HashMap<Arc<Path>, (Stamp, Kind, PathBuf)>,
     /// Files that are still being written to.
-    unripe: HashMap<Arc<Path>, (u32, Kind, Instant)>,
+    unripe: HashMap<Arc<Path>, (Stamp, Kind, Instant)>,
+    /// Files that were told of while something was done for them: what they are now.
+    dirty: HashMap<Arc<Path>, (Kind, Stamp)>,
+    /// Files that were not there when they should be taken, until the scanner says that they are gone, or that the
+    /// folder is back.
+    missing: HashMap<Arc<Path>, Queued>,
+    /// Controls that cannot be honoured yet.
+    controls: HashSet<PathBuf>,
     blocked_looked: Option<Instant>,
     /// Files that met trouble of their own, and when they are tried again; how long each has waited last.
-    put_off: Vec<(Instant, u32, Queued)>,
+    put_off: Vec<(Instant, Queued)>,
     put_off_waits: HashMap<Arc<Path>, Duration>,
     stale: HashSet<Arc<Path>>,
     /// Where the contents and answers of large jobs are, when it is not the folder of their own number.
     folders: HashMap<JobId, JobId>,
     /// Large files for which there is no room among the large ones.
-    waiting_large: VecDeque<(u32, Queued)>,
+    waiting_large: VecDeque<Queued>,
     queue: Rota<Queued>,
     shares: HashMap<u32, Share>,
     claiming: HashMap<u64, Claiming>,
@@ -290,6 +304,9 @@ impl Spool {
             refused: HashMap::new(),
             blocked: HashMap::new(),
             unripe: HashMap::new(),
+            dirty: HashMap::new(),
+            missing: HashMap::new(),
+            controls: HashSet::new(),
             blocked_looked: None,
             put_off: Vec::new(),
             put_off_waits: HashMap::new(),
@@ -497,9 +514,9 @@ impl Spool {
     fn free_place(&mut self, slot: u32) {
         self.turns.retain(|other| *other != slot);
         if self.large_count() < LARGE_MAX
-            && let Some((owner, queued)) = self.waiting_large.pop_front()
+            && let Some(queued) = self.waiting_large.pop_front()
         {
-            self.queue.add(owner, queued);
+            self.enqueue(queued);
         }
         self.damp.insert(slot);
         self.dry(slot);
@@ -544,6 +561,7 @@ impl Spool {
             && self.unripe.is_empty()
             && self.waiting_large.is_empty()
             && self.put_off.is_empty()
+            && self.missing.is_empty()
             && self.is_still()
     }
 

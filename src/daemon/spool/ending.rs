@@ -14,7 +14,7 @@ use super::super::names;
 use super::super::render::{self, Hindrance, Outcomes, Ready, Rendering, Source};
 use super::super::status::{JobState, Reject};
 use super::telling::{now_seconds, rfc3339};
-use super::{HANDS_MAX, Occurrence, Queued, RENDERED_AT_ONCE, Spool, Wanted};
+use super::{HANDS_MAX, Occurrence, Queued, RENDERED_AT_ONCE, Spool};
 use crate::journal;
 use crate::line::escape::shown;
 
@@ -208,15 +208,17 @@ impl Spool {
         self.put_off_waits.remove(&job.path);
         self.stale.remove(&job.path);
         self.tell_end(&job, done);
+        let (path, stamp) = (Arc::clone(&job.path), job.stamp);
         self.put_away(slot, job);
         self.archive(done);
+        self.look_at_dirty(&path, stamp);
     }
 
     /// Frees a job's place.
     fn put_away(&mut self, slot: u32, job: Job) {
         self.by_path.remove(&job.path);
         self.free_place(slot);
-        self.give_share_back(job.stamp.owner, job.stamp.bytes);
+        self.give_share_back(job.share);
     }
 
     /// Forgets a job that has no end.
@@ -250,16 +252,17 @@ impl Spool {
     fn hindered(&mut self, ticket: u64, hindrance: Hindrance) {
         let slot = slot_of(ticket);
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        let (path, owner, kind) = (Arc::clone(&job.path), job.stamp.owner, job.kind);
+        let (path, stamp, kind) = (Arc::clone(&job.path), job.stamp, job.kind);
         match hindrance {
-            Hindrance::Changed if job.changed => self.take_again(slot, &path),
+            Hindrance::Changed if self.dirty.contains_key(&path) => self.take_again(slot, &path),
             // The scanner tells when it is stable.
             Hindrance::Changed => job.body = Body::Waiting,
             Hindrance::Taken => {
                 let target = path.with_file_name(job.plan.result_name.path());
-                self.tell_blocked(&path, owner, &target);
+                self.tell_blocked(&path, stamp.owner, &target);
                 self.requeue_blocked(slot);
-                self.blocked.insert(path, (owner, kind, target));
+                self.blocked.insert(Arc::clone(&path), (stamp, kind, target));
+                self.look_at_dirty(&path, stamp);
             }
             Hindrance::Gone => {
                 job.given_up = Some(GivenUp::Gone);
@@ -291,40 +294,39 @@ impl Spool {
             .blocked
             .iter()
             .filter(|(_, (_, _, target))| is_free(target))
-            .map(|(path, (owner, kind, _))| (Arc::clone(path), *owner, *kind))
+            .map(|(path, (stamp, kind, _))| (Arc::clone(path), *stamp, *kind))
             .collect();
-        for (path, owner, kind) in freed {
+        for (path, stamp, kind) in freed {
             self.blocked.remove(&path);
             self.remove_status(&path);
             let from = self.suspended.get(path.as_os_str().as_bytes()).copied();
-            let how = Wanted::Fresh { from, retry_failed: false };
-            self.queue.add(owner, Queued { path, kind, bytes: 0, how });
+            self.enqueue(Queued::fresh(path, kind, stamp, from));
         }
     }
 
     /// A job met trouble that is its own: it is tried again, later each time, and its status says so.
     pub(super) fn put_off(&mut self, slot: u32, message: String) {
-        if let Some((owner, queued)) = self.take_back(slot) {
-            self.put_off_queued(owner, queued, message);
+        if let Some(queued) = self.take_back(slot) {
+            self.put_off_queued(queued, message);
         }
     }
 
     /// The same for one that was not begun.
-    pub(super) fn put_off_queued(&mut self, owner: u32, queued: Queued, message: String) {
+    pub(super) fn put_off_queued(&mut self, queued: Queued, message: String) {
         let before = self.put_off_waits.get(&queued.path).copied();
         let wait = before.map_or(PUT_OFF_MIN, |wait| (wait * 2).min(PUT_OFF_MAX));
         self.put_off_waits.insert(Arc::clone(&queued.path), wait);
         tracing::warn!(file = shown(&queued.path), "{message}; tried again in {} s", wait.as_secs());
         let way_out = format!("it is tried again every {} s, until the cause is mended", wait.as_secs());
-        self.tell_hindered(&queued.path, owner, message, way_out);
-        self.put_off.push((Instant::now() + wait, owner, queued));
+        self.tell_hindered(&queued.path, queued.stamp.owner, message, way_out);
+        self.put_off.push((Instant::now() + wait, queued));
     }
 
     fn look_at_put_off(&mut self, now: Instant) {
-        let (due, later) = std::mem::take(&mut self.put_off).into_iter().partition(|(at, ..)| *at <= now);
+        let (due, later) = std::mem::take(&mut self.put_off).into_iter().partition(|(at, _)| *at <= now);
         self.put_off = later;
-        let due: Vec<(Instant, u32, Queued)> = due;
-        due.into_iter().for_each(|(_, owner, queued)| self.queue.add(owner, queued));
+        let due: Vec<(Instant, Queued)> = due;
+        due.into_iter().for_each(|(_, queued)| self.enqueue(queued));
     }
 
     /// Nothing of this spool runs, until the cause is mended.
@@ -360,6 +362,7 @@ impl Spool {
             }
         }
         self.look_at_unripe(now);
+        self.look_at_controls();
         self.look_at_blocked(now);
         self.look_at_put_off(now);
         self.renew_log();

@@ -74,12 +74,12 @@ impl Spool {
             }
             let answers = answers.into_iter().map(|(line, (offset, _))| (line, offset)).collect();
             let how = Wanted::Resume { job: claim.job, claim_at, answers };
-            self.enqueue(claim.stamp.owner, Queued { path, kind: claim.kind, bytes: claim.stamp.bytes, how });
+            self.enqueue(Queued { path, kind: claim.kind, stamp: claim.stamp, how });
         }
     }
 
-    fn enqueue(&mut self, owner: u32, queued: Queued) {
-        self.queue.add(owner, queued);
+    pub(super) fn enqueue(&mut self, queued: Queued) {
+        self.queue.add(queued.stamp.owner, queued);
     }
 
     /// Takes in what the scanner says.
@@ -89,7 +89,12 @@ impl Spool {
             Told::Gone(paths) => paths.iter().for_each(|path| self.gone(path)),
             Told::Scanned { unsettled, .. } => self.scanned = Some(unsettled),
             Told::Lost(reason) => self.pause(reason),
-            Told::Back => self.resume(),
+            Told::Back => {
+                self.resume();
+                for queued in std::mem::take(&mut self.missing).into_values() {
+                    self.enqueue(queued);
+                }
+            }
             Told::Warning(message) => tracing::warn!("{message}"),
         }
     }
@@ -128,22 +133,32 @@ impl Spool {
         }
         self.unripe.remove(&path);
         self.blocked.remove(&path);
+        self.missing.remove(&path);
         let from = self.suspended.get(key).copied();
-        let how = Wanted::Fresh { from, retry_failed: false };
-        self.enqueue(stamp.owner, Queued { path, kind, bytes: stamp.bytes, how });
+        self.enqueue(Queued::fresh(path, kind, stamp, from));
+    }
+
+    /// What was told of a file while something was done for it, unless that was done for just this.
+    pub(super) fn look_at_dirty(&mut self, path: &Arc<Path>, handled: Stamp) {
+        if let Some((kind, stamp)) = self.dirty.remove(path)
+            && stamp != handled
+        {
+            self.input(Arc::clone(path), kind, stamp);
+        }
     }
 
     /// A file that has a job was found again: changed, or back.
     fn job_file_found(&mut self, slot: u32, path: &Arc<Path>, kind: Kind, stamp: Stamp) {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         job.gone_since = None;
-        if job.stamp == stamp {
-            return;
-        }
-        job.changed = true;
-        let _ = kind;
-        if matches!(job.body, Body::Waiting) {
-            self.take_again(slot, path);
+        let is_waiting = matches!(job.body, Body::Waiting);
+        if job.stamp == stamp && !is_waiting {
+            self.dirty.remove(path);
+        } else {
+            self.dirty.insert(Arc::clone(path), (kind, stamp));
+            if is_waiting {
+                self.take_again(slot, path);
+            }
         }
     }
 
@@ -152,9 +167,9 @@ impl Spool {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) else { return };
         self.by_path.remove(path);
         self.free_place(slot);
-        self.give_share_back(job.stamp.owner, job.stamp.bytes);
-        let how = Wanted::Fresh { from: Some(job.id), retry_failed: false };
-        self.enqueue(job.stamp.owner, Queued { path: Arc::clone(path), kind: job.kind, bytes: job.stamp.bytes, how });
+        self.give_share_back(job.share);
+        let stamp = self.dirty.remove(path).map_or(job.stamp, |(_, stamp)| stamp);
+        self.enqueue(Queued::fresh(Arc::clone(path), job.kind, stamp, Some(job.id)));
     }
 
     fn gone(&mut self, path: &Path) {
@@ -163,6 +178,8 @@ impl Spool {
         self.blocked.remove(path);
         self.unripe.remove(path);
         self.stale.remove(path);
+        self.missing.remove(path);
+        self.dirty.remove(path);
         self.put_off_waits.remove(path);
         if let Some(job) = self.by_path.get(path).and_then(|slot| self.jobs[*slot as usize].as_mut()) {
             job.gone_since.get_or_insert_with(Instant::now);
@@ -171,6 +188,7 @@ impl Spool {
 
     /// `.cancel` and `.retry`: honoured when they belong to whom the file belongs to.
     fn control(&mut self, path: &Path, name: Name) {
+        self.controls.remove(path);
         let Some(file_name) = path.file_name() else { return };
         let Some(input_name) = controlled(file_name) else { return };
         let input: Arc<Path> = path.with_file_name(input_name).into();
@@ -185,8 +203,18 @@ impl Spool {
             Err(error) => return tracing::warn!("a control file cannot be looked at: {error}"),
         }
         let was_used = if name == Name::Cancel { self.cancel(&input) } else { self.retry(&input, stamp) };
-        if was_used && let Err(error) = controls::consume(folder.as_fd(), file_name) {
+        if !was_used {
+            self.controls.insert(path.to_owned());
+        } else if let Err(error) = controls::consume(folder.as_fd(), file_name) {
             tracing::warn!("a control file cannot be removed: {error}");
+        }
+    }
+
+    /// Controls that could not be honoured when they were found.
+    pub(super) fn look_at_controls(&mut self) {
+        for path in std::mem::take(&mut self.controls) {
+            let name = path.file_name().map_or(Name::Ignored, classify);
+            self.control(&path, name);
         }
     }
 
@@ -247,7 +275,7 @@ impl Spool {
 
     fn retry(&mut self, input: &Arc<Path>, stamp: Stamp) -> bool {
         let key = input.as_os_str().as_bytes();
-        if self.by_path.contains_key(input) {
+        if self.by_path.contains_key(input) || self.is_claiming(input) {
             return false;
         }
         let Name::Input(kind) = input.file_name().map_or(Name::Ignored, classify) else { return false };
@@ -255,7 +283,7 @@ impl Spool {
         self.blocked.remove(input);
         self.strikes.remove(key);
         let how = Wanted::Fresh { from: None, retry_failed: true };
-        self.enqueue(stamp.owner, Queued { path: Arc::clone(input), kind, bytes: stamp.bytes, how });
+        self.enqueue(Queued { path: Arc::clone(input), kind, stamp, how });
         true
     }
 
@@ -279,41 +307,42 @@ impl Spool {
                 let share = shares.get(&owner).copied().unwrap_or_default();
                 share.files == 0
                     || (share.files < caps.files
-                        && share.bytes.saturating_add(queued.bytes) <= caps.bytes
+                        && share.bytes.saturating_add(queued.stamp.bytes) <= caps.bytes
                         && share.lines < caps.lines)
             };
-            let mut chosen = 0;
-            let taken = self.queue.take(|owner, queued| {
-                chosen = owner;
-                may(owner, queued)
-            });
-            let Some(queued) = taken else { return };
-            self.claim(chosen, queued);
+            let Some(queued) = self.queue.take(may) else { return };
+            self.claim(queued);
         }
     }
 
-    fn claim(&mut self, owner: u32, queued: Queued) {
-        let key = queued.path.as_os_str().as_bytes();
-        if self.by_path.contains_key(&queued.path)
-            || self.claiming.values().any(|other| other.queued.path == queued.path)
-        {
+    fn is_claiming(&self, path: &Arc<Path>) -> bool {
+        self.claiming.values().any(|other| other.queued.path == *path)
+    }
+
+    fn claim(&mut self, queued: Queued) {
+        if let Some(slot) = self.by_path.get(&queued.path).copied() {
+            return self.job_file_found(slot, &queued.path, queued.kind, queued.stamp);
+        }
+        if self.is_claiming(&queued.path) {
+            self.dirty.insert(Arc::clone(&queued.path), (queued.kind, queued.stamp));
             return;
         }
+        let key = queued.path.as_os_str().as_bytes();
         let before = self.done.get(key).copied();
         let what = match &queued.how {
             Wanted::Fresh { from, retry_failed } => What::Fresh { before, from: *from, retry_failed: *retry_failed },
             Wanted::Resume { claim_at, .. } => What::Resume { claim_at: *claim_at, before },
         };
-        let share = self.shares.entry(owner).or_default();
+        let share = self.shares.entry(queued.stamp.owner).or_default();
         share.files += 1;
-        share.bytes += queued.bytes;
+        share.bytes += queued.stamp.bytes;
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         self.claimer.order(Order { ticket, path: Arc::clone(&queued.path), kind: queued.kind, what });
-        self.claiming.insert(ticket, Claiming { queued, owner });
+        self.claiming.insert(ticket, Claiming { queued });
     }
 
-    pub(super) fn give_share_back(&mut self, owner: u32, bytes: u64) {
+    pub(super) fn give_share_back(&mut self, (owner, bytes): (u32, u64)) {
         if let Some(share) = self.shares.get_mut(&owner) {
             share.files = share.files.saturating_sub(1);
             share.bytes = share.bytes.saturating_sub(bytes);
@@ -325,7 +354,8 @@ impl Spool {
 
     /// A file was taken, or not.
     pub(super) fn claimed(&mut self, ticket: u64, reply: Reply) {
-        let Some(Claiming { queued, owner }) = self.claiming.remove(&ticket) else { return };
+        let Some(Claiming { queued }) = self.claiming.remove(&ticket) else { return };
+        let share = (queued.stamp.owner, queued.stamp.bytes);
         match reply {
             Reply::Small(file) => return self.begin_small(queued, *file),
             Reply::Large(file) => return self.begin_large(queued, *file),
@@ -335,34 +365,34 @@ impl Spool {
                 self.note_done(*done);
             }
             Reply::Rejected { .. } => {
-                let stamp = self.stamp_now(&queued.path);
-                self.replied_rejected(&queued.path, stamp, reply);
+                self.replied_rejected(&queued.path, queued.stamp, reply);
             }
             Reply::Blocked(target) => {
-                self.tell_blocked(&queued.path, owner, &target);
-                self.blocked.insert(Arc::clone(&queued.path), (owner, queued.kind, target));
+                self.tell_blocked(&queued.path, queued.stamp.owner, &target);
+                self.blocked.insert(Arc::clone(&queued.path), (queued.stamp, queued.kind, target));
             }
             Reply::NotYet => {
-                self.unripe.insert(Arc::clone(&queued.path), (owner, queued.kind, Instant::now() + RIPEN));
+                self.unripe.insert(Arc::clone(&queued.path), (queued.stamp, queued.kind, Instant::now() + RIPEN));
             }
             Reply::Gone => {
                 if let Wanted::Resume { job, .. } = queued.how {
                     // Should it come back, its answers are used.
                     self.suspended.insert(queued.path.as_os_str().as_bytes().into(), job);
                 }
+                let (path, from) = (Arc::clone(&queued.path), self.suspended.get(queued.path.as_os_str().as_bytes()).copied());
+                // Another file under the name was told of meanwhile, or the scanner says soon that it is gone.
+                if !self.dirty.contains_key(&path) {
+                    self.missing.insert(Arc::clone(&path), Queued::fresh(path, queued.kind, queued.stamp, from));
+                }
             }
             Reply::Ours => {}
             Reply::Trouble(message) => {
-                self.give_share_back(owner, queued.bytes);
-                return self.put_off_queued(owner, queued, message);
+                self.give_share_back(share);
+                return self.put_off_queued(queued, message);
             }
         }
-        self.give_share_back(owner, queued.bytes);
-    }
-
-    fn stamp_now(&self, path: &Path) -> Stamp {
-        let gone = Stamp { inode: 0, bytes: 0, modified_ns: 0, changed_ns: 0, owner: 0 };
-        self.absolute(path).symlink_metadata().map_or(gone, |metadata| Stamp::of(&metadata))
+        self.give_share_back(share);
+        self.look_at_dirty(&queued.path, queued.stamp);
     }
 
     fn replied_rejected(&mut self, path: &Path, stamp: Stamp, reply: Reply) {
@@ -480,8 +510,8 @@ impl Spool {
     fn begin_large(&mut self, queued: Queued, file: LargeFile) {
         if self.large_count() >= LARGE_MAX {
             // Its turn comes when another large one has ended; small ones may pass.
-            self.give_share_back(file.stamp.owner, queued.bytes);
-            self.waiting_large.push_back((file.stamp.owner, queued));
+            self.give_share_back((queued.stamp.owner, queued.stamp.bytes));
+            self.waiting_large.push_back(queued);
             return;
         }
         let id = self.new_job();
@@ -542,9 +572,9 @@ impl Spool {
                 }
             }
             Err(Refused::NotYet) => {
-                let (owner, kind) = (job.stamp.owner, job.kind);
+                let (stamp, kind) = (job.stamp, job.kind);
                 self.drop_job(slot);
-                self.unripe.insert(path, (owner, kind, Instant::now() + RIPEN));
+                self.unripe.insert(path, (stamp, kind, Instant::now() + RIPEN));
             }
             Err(Refused::Gone) => self.drop_job(slot),
             Err(Refused::Reject { code, message, way_out }) => {
@@ -553,10 +583,10 @@ impl Spool {
                 self.reject(&path, stamp, code, message, way_out);
             }
             Err(Refused::Io(error)) => {
-                let (owner, kind, bytes) = (job.stamp.owner, job.kind, job.stamp.bytes);
+                let (stamp, kind) = (job.stamp, job.kind);
                 let how = Wanted::Fresh { from: job.from, retry_failed: job.retry_failed };
                 self.drop_job(slot);
-                self.put_off_queued(owner, Queued { path, kind, bytes, how }, format!("copy the file: {error}"));
+                self.put_off_queued(Queued { path, kind, stamp, how }, format!("copy the file: {error}"));
             }
         }
     }
@@ -603,17 +633,17 @@ impl Spool {
 
     /// Puts a job back to those that wait, to go on from the log.
     pub(super) fn requeue(&mut self, slot: u32) {
-        if let Some((owner, queued)) = self.take_back(slot) {
-            self.enqueue(owner, queued);
+        if let Some(queued) = self.take_back(slot) {
+            self.enqueue(queued);
         }
     }
 
     /// Takes a job away, as one that waits.
-    pub(super) fn take_back(&mut self, slot: u32) -> Option<(u32, Queued)> {
+    pub(super) fn take_back(&mut self, slot: u32) -> Option<Queued> {
         let job = self.jobs.get_mut(slot as usize).and_then(Option::take)?;
         self.by_path.remove(&job.path);
         self.free_place(slot);
-        self.give_share_back(job.stamp.owner, job.stamp.bytes);
+        self.give_share_back(job.share);
         let answers = match &job.body {
             Body::Small(small) => small.answers(),
             _ => HashMap::new(),
@@ -622,21 +652,19 @@ impl Spool {
             0 => Wanted::Fresh { from: job.from, retry_failed: job.retry_failed },
             claim_at => Wanted::Resume { job: job.id, claim_at, answers },
         };
-        let queued = Queued { path: Arc::clone(&job.path), kind: job.kind, bytes: job.stamp.bytes, how };
-        Some((job.stamp.owner, queued))
+        Some(Queued { path: Arc::clone(&job.path), kind: job.kind, stamp: job.stamp, how })
     }
 
     /// Files that were being written to, and whose time has come.
     pub(super) fn look_at_unripe(&mut self, now: Instant) {
-        let due = |(path, (owner, kind, at)): (&Arc<Path>, &(u32, Kind, Instant))| {
-            (*at <= now).then(|| (Arc::clone(path), *owner, *kind))
+        let due = |(path, (stamp, kind, at)): (&Arc<Path>, &(Stamp, Kind, Instant))| {
+            (*at <= now).then(|| (Arc::clone(path), *stamp, *kind))
         };
         let due: Vec<_> = self.unripe.iter().filter_map(due).collect();
-        for (path, owner, kind) in due {
+        for (path, stamp, kind) in due {
             self.unripe.remove(&path);
             let from = self.suspended.get(path.as_os_str().as_bytes()).copied();
-            let how = Wanted::Fresh { from, retry_failed: false };
-            self.enqueue(owner, Queued { path, kind, bytes: 0, how });
+            self.enqueue(Queued::fresh(path, kind, stamp, from));
         }
     }
 }
@@ -664,7 +692,7 @@ fn new_job(
         began: Instant::now(),
         counts: Arc::default(),
         body,
-        changed: false,
+        share: (queued.stamp.owner, queued.stamp.bytes),
         given_up: None,
         gone_since: None,
         status_at: None,
