@@ -54,8 +54,10 @@ pub struct Job {
     pub status_at: Option<Instant>,
     /// The folder with contents and answers, when it is large.
     pub folder: Option<JobId>,
-    /// The job whose answers it uses.
+    /// The job whose answers it uses, out of the log.
     pub from: Option<JobId>,
+    /// The job whose answers it was queued to use, wherever they are.
+    pub origin: Option<JobId>,
     /// Whether errors are asked again.
     pub retry_failed: bool,
     /// How the file ended before, when the same contents need not be run again.

@@ -26,7 +26,7 @@ use crate::line::escape::shown;
 #[derive(Debug)]
 pub struct Rendering {
     /// Comes back with what came of it.
-    pub ticket: u64,
+    pub ticket: Ticket,
     /// The job.
     pub job: JobId,
     /// The input, seen from the spool's folder.
@@ -49,7 +49,7 @@ pub struct Rendering {
 #[derive(Debug)]
 pub struct Ready {
     /// The job.
-    pub ticket: u64,
+    pub ticket: Ticket,
     /// Its result, durable but for the name; none for a prompt that failed.
     pub sealed: Option<Sealed>,
     /// How it ends.
@@ -91,7 +91,10 @@ pub struct Source {
 }
 
 /// What came of jobs, by their tickets.
-pub type Outcomes<T> = Vec<(u64, Result<T, Hindrance>)>;
+pub type Outcomes<T> = Vec<(Ticket, Result<T, Hindrance>)>;
+
+/// The place of a job, and its number: places are used again.
+pub type Ticket = (u32, JobId);
 
 /// A job's end, and where the record of it begins in the log.
 pub type Ended = (Done, u64);
@@ -130,6 +133,8 @@ impl Hand<'_> {
         done.failed = failed;
         if job.plan.is_one_prompt() && failed > 0 {
             done.end = End::Failed;
+            // What was published before is still ours.
+            done.result.clone_from(&replaces);
             return Ok(Ready { ticket, sealed: None, done, replaces: None, folder });
         }
         let sealed = self.seal(&target, &text).map_err(|error| {
@@ -150,6 +155,10 @@ impl Hand<'_> {
             None => Vec::new(),
         };
         let (mut text, mut failed) = (Vec::new(), 0);
+        if job.lines.len() as u64 != job.done.lines {
+            let reason = format!("of {} lines of job {} it has {}", job.done.lines, job.job, job.lines.len());
+            return Err(Error::NoJournal { path: self.source.log.clone(), reason });
+        }
         for (index, (key, offset)) in job.lines.iter().enumerate() {
             let mut settled = answers.outcome(*offset, job.job, key)?;
             let Some(outcome) = settled.outcome.take() else { continue };
@@ -225,7 +234,7 @@ pub fn publish_all(keeper: &mut Keeper, batch: Vec<Ready>, how: Exclusive) -> Re
     for (path, (folder, tickets)) in folders {
         if let Err(error) = publish::sync_folder(&folder.join(".")) {
             let message = format!("sync the folder {}: {error}", shown(&path));
-            unsynced.extend(tickets.into_iter().map(|ticket: u64| (ticket, message.clone())));
+            unsynced.extend(tickets.into_iter().map(|ticket: Ticket| (ticket, message.clone())));
         }
     }
     for (ticket, published) in &mut named {

@@ -5,6 +5,7 @@
 //! record in the log, after its result has its name; memory is bounded by the jobs that are open, beside a few hundred
 //! bytes a file.
 
+mod controlling;
 mod ending;
 mod taking;
 mod telling;
@@ -75,7 +76,7 @@ pub enum Occurrence {
     /// The log was written anew, and says this; it is so many bytes long.
     Renewed(Result<Box<(History, u64)>, journal::Error>),
     /// A note was written down.
-    Noted(Box<super::log::Done>, Result<u64, journal::Error>),
+    Noted(Result<Box<render::Ended>, journal::Error>),
     /// The log's thread has done what it was asked before.
     Alive,
 }
@@ -138,6 +139,14 @@ impl Queued {
     fn fresh(path: Arc<Path>, kind: Kind, stamp: Stamp, from: Option<JobId>) -> Self {
         Self { path, kind, stamp, how: Wanted::Fresh { from, retry_failed: false } }
     }
+
+    /// The job whose answers it uses, and whether errors are asked again.
+    fn source(&self) -> (Option<JobId>, bool) {
+        match self.how {
+            Wanted::Fresh { from, retry_failed } => (from, retry_failed),
+            Wanted::Resume { job, .. } => (Some(job), false),
+        }
+    }
 }
 
 /// How a queued file is wanted.
@@ -195,9 +204,10 @@ pub struct Spool {
     /// Files that cannot be taken as they are.
     refused: HashMap<Box<[u8]>, Stamp>,
     /// Files whose results' names are taken.
-    blocked: HashMap<Arc<Path>, (Stamp, Kind, PathBuf)>,
+    blocked: HashMap<Arc<Path>, (Queued, PathBuf)>,
     /// Files that are still being written to.
-    unripe: HashMap<Arc<Path>, (Stamp, Kind, Instant)>,
+    unripe: HashMap<Arc<Path>, Queued>,
+    unripe_looked: Option<Instant>,
     /// Files that were told of while something was done for them: what they are now.
     dirty: HashMap<Arc<Path>, (Kind, Stamp)>,
     /// Files that were not there when they should be taken, until the scanner says that they are gone, or that the
@@ -205,6 +215,8 @@ pub struct Spool {
     missing: HashMap<Arc<Path>, Queued>,
     /// Controls that cannot be honoured yet.
     controls: HashSet<PathBuf>,
+    /// Files that are to be run because of a `.retry`.
+    retrying: HashSet<Arc<Path>>,
     blocked_looked: Option<Instant>,
     /// Files that met trouble of their own, and when they are tried again; how long each has waited last.
     put_off: Vec<(Instant, Queued)>,
@@ -225,7 +237,7 @@ pub struct Spool {
     damp: HashSet<u32>,
     by_path: HashMap<Arc<Path>, u32>,
     turns: Rota<u32>,
-    settled: VecDeque<u32>,
+    settled: VecDeque<(u32, JobId)>,
     hands: usize,
     ready: Vec<Ready>,
     publishing: bool,
@@ -304,9 +316,11 @@ impl Spool {
             refused: HashMap::new(),
             blocked: HashMap::new(),
             unripe: HashMap::new(),
+            unripe_looked: None,
             dirty: HashMap::new(),
             missing: HashMap::new(),
             controls: HashSet::new(),
+            retrying: HashSet::new(),
             blocked_looked: None,
             put_off: Vec::new(),
             put_off_waits: HashMap::new(),
@@ -371,7 +385,7 @@ impl Spool {
             Occurrence::Published(published) => self.published(published),
             Occurrence::Ended(slot, job, ended) => self.ended(slot, job, *ended),
             Occurrence::Renewed(renewed) => self.renewed(renewed),
-            Occurrence::Noted(done, at) => self.noted(&done, at),
+            Occurrence::Noted(noted) => self.noted(noted),
             Occurrence::Alive => self.alive += 1,
         }
         self.go_on();
