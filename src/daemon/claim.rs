@@ -95,6 +95,8 @@ pub enum Reply {
     Blocked(PathBuf),
     /// Its name says that it is a result.
     Ours,
+    /// Reading it failed by a defect of the program.
+    Panicked,
     /// It is still being written.
     NotYet,
     /// It is not there.
@@ -264,11 +266,10 @@ impl Taker {
         match catch_unwind(AssertUnwindSafe(|| self.take(order))) {
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) => Reply::Trouble(error.to_string()),
-            Err(_) => Reply::Rejected {
-                code: "poison",
-                message: "the program failed on reading this file".to_owned(),
-                way_out: "this is a defect of the program: keep the file, and report it".to_owned(),
-            },
+            Err(_) => {
+                let _ = self.marker.set_len(0);
+                Reply::Panicked
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,6 +99,15 @@ pub type Ticket = (u32, JobId);
 
 /// A job's end, and where the record of it begins in the log.
 pub type Ended = (Done, u64);
+
+/// The same as [`render`]; a panic is the trouble of these jobs alone.
+pub fn render_caught(source: &Source, jobs: Vec<Rendering>) -> Outcomes<Ready> {
+    let tickets: Vec<Ticket> = jobs.iter().map(|job| job.ticket).collect();
+    catch_unwind(AssertUnwindSafe(|| render(source, jobs))).unwrap_or_else(|_| {
+        let failed = |ticket| (ticket, Err(Hindrance::Failed("the program failed on making the result".to_owned())));
+        tickets.into_iter().map(failed).collect()
+    })
+}
 
 /// Renders jobs and makes their results durable. For a thread that may wait.
 pub fn render(source: &Source, jobs: Vec<Rendering>) -> Outcomes<Ready> {

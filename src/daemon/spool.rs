@@ -35,6 +35,7 @@ use super::status::{FileCounts, JobStatus};
 use super::store::Store;
 use crate::config::Config;
 use crate::engine::{Key, Mode as _, Slot, Work};
+use crate::exit::Exit;
 use crate::journal::lock::Holder;
 use crate::journal::publish::Exclusive;
 use crate::journal::{self, Committed, Journal, Line};
@@ -45,6 +46,8 @@ use crate::shutdown::Shutdown;
 
 /// Threads that render results side by side: a sync waits most of its time, and several are one to the disk.
 const HANDS_MAX: usize = 8;
+/// Small files that are open at the same time have no more bytes together, but for one that has more alone.
+const OPEN_BYTES_MAX: u64 = 64 << 20;
 /// Jobs that one of them takes at once.
 const RENDERED_AT_ONCE: usize = 16;
 /// Large jobs that are open side by side: each has two threads and a journal.
@@ -172,6 +175,14 @@ struct Share {
     lines: u64,
 }
 
+/// What a file takes of its owner's share.
+#[derive(Clone, Copy, Debug)]
+pub struct Booked {
+    owner: u32,
+    bytes: u64,
+    lines: u64,
+}
+
 /// A spool.
 #[derive(Debug)]
 pub struct Spool {
@@ -228,6 +239,8 @@ pub struct Spool {
     waiting_large: VecDeque<Queued>,
     queue: Rota<Queued>,
     shares: HashMap<u32, Share>,
+    /// Bytes of files that are open, of large ones as much as of the largest small one.
+    open_bytes: u64,
     claiming: HashMap<u64, Claiming>,
     jobs: Vec<Option<Job>>,
     free: Vec<u32>,
@@ -329,6 +342,7 @@ impl Spool {
             waiting_large: VecDeque::new(),
             queue: Rota::default(),
             shares: HashMap::new(),
+            open_bytes: 0,
             claiming: HashMap::new(),
             jobs: Vec::new(),
             free: Vec::new(),
@@ -516,6 +530,9 @@ impl Spool {
         }
         if let Body::Small(small) = &mut job.body {
             small.settle(line as usize, record.offset);
+            if job.put_back && self.pipe[slot as usize] == 0 {
+                return self.requeue(slot);
+            }
         }
         self.end_if_settled(slot);
     }
@@ -574,9 +591,18 @@ impl Spool {
             && self.claiming.is_empty()
             && self.unripe.is_empty()
             && self.waiting_large.is_empty()
-            && self.put_off.is_empty()
             && self.missing.is_empty()
             && self.is_still()
+    }
+
+    /// How a run that was to drain the spool ends, as far as this one's files say.
+    pub fn exit_of_once(&self) -> Exit {
+        let is_refused = !self.refused.is_empty() || !self.blocked.is_empty();
+        match () {
+            () if !self.put_off.is_empty() => Exit::Resumable,
+            () if is_refused => Exit::SomeFailed,
+            () => Exit::Answered,
+        }
     }
 
     /// Whether no job is open.

@@ -76,7 +76,7 @@ impl Spool {
             let (log, root) = (self.log_path.clone(), self.root.clone());
             let source = Source { log, root, line_bytes_max: config.limits.line_bytes_max };
             let tell = self.tell();
-            tokio::task::spawn_blocking(move || tell(Occurrence::Rendered(render::render(&source, jobs))));
+            tokio::task::spawn_blocking(move || tell(Occurrence::Rendered(render::render_caught(&source, jobs))));
         }
     }
 
@@ -205,10 +205,13 @@ impl Spool {
             return;
         }
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) else { return };
-        if let Some(folder) = job.folder.filter(|_| done.end == End::Published)
-            && let Err(error) = large::forget_copy(&self.store.job(folder))
-        {
-            tracing::warn!("a private copy cannot be removed: {error}");
+        if let Some(folder) = job.folder.filter(|_| done.end == End::Published) {
+            let folder = self.store.job(folder);
+            self.clerk.ask(move || {
+                if let Err(error) = large::forget_copy(&folder) {
+                    tracing::warn!("a private copy cannot be removed: {error}");
+                }
+            });
         }
         let lines = done.lines;
         let seconds = job.began.elapsed().as_secs_f64();
@@ -496,7 +499,16 @@ impl Spool {
         for slot in 0..self.jobs.len() as u32 {
             let Some(job) = self.jobs[slot as usize].as_mut().filter(|job| job.account == account) else { continue };
             match &mut job.body {
-                Body::Small(small) if small.asked > 0 => self.requeue(slot),
+                Body::Small(small) if small.asked > 0 => {
+                    small.forget_asked();
+                    if job.given_up.is_some() {
+                        self.end_if_settled(slot);
+                    } else if self.pipe[slot as usize] == 0 {
+                        self.requeue(slot);
+                    } else {
+                        job.put_back = true;
+                    }
+                }
                 Body::Large(large) => {
                     large.forget_asked();
                     self.end_large(slot, false);

@@ -16,7 +16,7 @@ use super::super::plan::Plan;
 use super::super::scan::{Found, Told};
 use super::super::snapshot::{Copied, Refused};
 use super::super::stamp::Stamp;
-use super::{CLAIM, Claiming, LARGE_MAX, Occurrence, Queued, Spool, Wanted, token};
+use super::{Booked, CLAIM, Claiming, LARGE_MAX, OPEN_BYTES_MAX, Occurrence, Queued, Spool, Wanted, token};
 use crate::filter::Understood;
 use crate::journal::publish::Fingerprint;
 use crate::journal::{self, Line};
@@ -68,6 +68,12 @@ impl Spool {
             if self.absolute(&path).symlink_metadata().is_err() {
                 // Should it come back, its answers are used.
                 self.suspended.insert(path.as_os_str().as_bytes().into(), claim.job);
+                continue;
+            }
+            let key = path.as_os_str().as_bytes();
+            if self.strikes.get(key).is_some_and(|(of, count)| *of == claim.stamp && *count >= STRIKES_MAX) {
+                self.suspended.insert(key.into(), claim.job);
+                self.replied_rejected(&path, claim.stamp, poison(&path));
                 continue;
             }
             let answers = answers.into_iter().map(|(line, (offset, _))| (line, offset)).collect();
@@ -199,7 +205,7 @@ impl Spool {
         let caps = daemon.owner_caps;
         loop {
             let open = self.by_path.len() + self.claiming.len();
-            if open >= daemon.open_files_max || !self.has_room() {
+            if open >= daemon.open_files_max || self.open_bytes >= OPEN_BYTES_MAX || !self.has_room() {
                 return;
             }
             let shares = &self.shares;
@@ -242,16 +248,20 @@ impl Spool {
         let share = self.shares.entry(queued.stamp.owner).or_default();
         share.files += 1;
         share.bytes += queued.stamp.bytes;
+        self.open_bytes += weight(queued.stamp.bytes);
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         self.claimer.order(Order { ticket, path: Arc::clone(&queued.path), kind: queued.kind, what });
         self.claiming.insert(ticket, Claiming { queued });
     }
 
-    pub(super) fn give_share_back(&mut self, (owner, bytes): (u32, u64)) {
+    pub(super) fn give_share_back(&mut self, booked: Booked) {
+        let Booked { owner, bytes, lines } = booked;
+        self.open_bytes = self.open_bytes.saturating_sub(weight(bytes));
         if let Some(share) = self.shares.get_mut(&owner) {
             share.files = share.files.saturating_sub(1);
             share.bytes = share.bytes.saturating_sub(bytes);
+            share.lines = share.lines.saturating_sub(lines);
             if share.files == 0 {
                 self.shares.remove(&owner);
             }
@@ -261,7 +271,7 @@ impl Spool {
     /// A file was taken, or not.
     pub(super) fn claimed(&mut self, ticket: u64, reply: Reply) {
         let Some(Claiming { queued }) = self.claiming.remove(&ticket) else { return };
-        let (share, share_stamp) = ((queued.stamp.owner, queued.stamp.bytes), queued.stamp);
+        let (share, share_stamp) = (booked(&queued), queued.stamp);
         match reply {
             Reply::Small(file) => return self.begin_small(queued, *file),
             Reply::Large(file) => return self.begin_large(queued, *file),
@@ -300,6 +310,16 @@ impl Spool {
                 }
             }
             Reply::Ours => {}
+            Reply::Panicked => {
+                let key = queued.path.as_os_str().as_bytes();
+                let before = self.strikes.get(key).filter(|(of, _)| *of == queued.stamp).map_or(0, |(_, count)| *count);
+                self.strike(&key.to_vec(), queued.stamp, before + 1);
+                self.give_share_back(share);
+                if before + 1 >= STRIKES_MAX {
+                    return self.replied_rejected(&queued.path, queued.stamp, poison(&queued.path));
+                }
+                return self.put_off_queued(queued, "the program failed on reading this file".to_owned());
+            }
             Reply::Trouble(message) => {
                 self.give_share_back(share);
                 return self.put_off_queued(queued, message);
@@ -336,6 +356,7 @@ impl Spool {
             self.own_results.insert(result);
         }
         self.suspended.remove(job.path.as_os_str().as_bytes());
+        self.refused.remove(job.path.as_os_str().as_bytes());
         self.by_path.insert(Arc::clone(&job.path), slot);
         self.turns.add(job.stamp.owner, slot);
         self.jobs[slot as usize] = Some(job);
@@ -356,6 +377,7 @@ impl Spool {
             plan: (*plan).clone(),
             from,
             retry_failed,
+            at_seconds: super::telling::now_seconds(),
             held: Held::Here(Bytes(contents)),
         };
         let slot = self.place(new_job(id, &queued, stamp, sha256, plan, replaces, Body::Small(Small::default())));
@@ -378,6 +400,8 @@ impl Spool {
     ) {
         let (Some(job), Some(log)) = (self.jobs[slot as usize].as_mut(), self.log.as_mut()) else { return };
         let Body::Small(small) = &mut job.body else { return };
+        job.share.lines = lines.len() as u64;
+        self.shares.entry(job.share.owner).or_default().lines += lines.len() as u64;
         let mut seen: HashMap<journal::key::Hash, u32> = HashMap::new();
         for (index, understood) in lines.into_iter().enumerate() {
             let nth = seen.entry(understood.hash).or_default();
@@ -431,7 +455,7 @@ impl Spool {
     fn begin_large(&mut self, queued: Queued, file: LargeFile) {
         if self.large_count() >= LARGE_MAX {
             // Its turn comes when another large one has ended; small ones may pass.
-            self.give_share_back((queued.stamp.owner, queued.stamp.bytes));
+            self.give_share_back(booked(&queued));
             self.waiting_large.push_back(queued);
             return;
         }
@@ -475,7 +499,9 @@ impl Spool {
                     return self.note_done(done);
                 }
                 job.lines = Some(lines);
+                job.share.lines = lines;
                 job.sha256.clone_from(&sha256);
+                let owner = job.share.owner;
                 let claim = Claim {
                     job: id,
                     path: Bytes::of_path(&job.path),
@@ -485,8 +511,10 @@ impl Spool {
                     plan: (*job.plan).clone(),
                     from: job.from,
                     retry_failed: job.retry_failed,
+                    at_seconds: super::telling::now_seconds(),
                     held: Held::Folder(job.folder.unwrap_or(id)),
                 };
+                self.shares.entry(owner).or_default().lines += lines;
                 if let Some(log) = &mut self.log {
                     self.pipe[slot as usize] += 1;
                     log.append(Some(token(slot, CLAIM, None)), |record| Note::Claim(claim).push(record));
@@ -589,6 +617,16 @@ impl Spool {
     }
 }
 
+/// What a queued file takes of its owner's share.
+fn booked(queued: &Queued) -> Booked {
+    Booked { owner: queued.stamp.owner, bytes: queued.stamp.bytes, lines: 0 }
+}
+
+/// What an open file may take of memory.
+fn weight(bytes: u64) -> u64 {
+    bytes.min(OPEN_BYTES_MAX)
+}
+
 fn new_job(
     id: JobId,
     queued: &Queued,
@@ -612,7 +650,8 @@ fn new_job(
         began: Instant::now(),
         counts: Arc::default(),
         body,
-        share: (queued.stamp.owner, queued.stamp.bytes),
+        share: booked(queued),
+        put_back: false,
         given_up: None,
         gone_since: None,
         status_at: None,
