@@ -223,7 +223,7 @@ pub struct Spool {
     dirty: HashMap<Arc<Path>, (Kind, Stamp)>,
     /// Files that were not there when they should be taken, until the scanner says that they are gone, or that the
     /// folder is back.
-    missing: HashMap<Arc<Path>, Queued>,
+    missing: HashMap<Arc<Path>, (Queued, Instant)>,
     /// Controls that cannot be honoured yet.
     controls: HashSet<PathBuf>,
     /// Files that are to be run because of a `.retry`.

@@ -106,7 +106,7 @@ impl Spool {
         self.put_off.retain(|(_, queued)| queued.path != *path);
         self.waiting_large.retain(|queued| queued.path != *path);
         let is_fewer = self.queue.len() + self.put_off.len() + self.waiting_large.len() < queued;
-        let was_aside = [&mut self.unripe, &mut self.missing].map(|map| map.remove(path).is_some());
+        let was_aside = [self.unripe.remove(path).is_some(), self.missing.remove(path).is_some()];
         let was_blocked = self.blocked.remove(path).is_some();
         is_fewer || was_blocked || was_aside.contains(&true)
     }

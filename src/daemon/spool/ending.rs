@@ -388,6 +388,7 @@ impl Spool {
             }
         }
         self.look_at_unripe(now);
+        self.forget_missing(now);
         self.look_at_controls();
         self.look_at_blocked(now);
         self.look_at_put_off(now);

@@ -26,6 +26,8 @@ use crate::report::{Audience as _, Counts};
 
 /// A file that is still being written is looked at again after this time.
 const RIPEN: Duration = Duration::from_secs(1);
+/// A file that is not there is a matter of its folder's absence only if that is known after this time.
+const MISSED: Duration = Duration::from_secs(3);
 /// So often in a row may reading a file end the daemon.
 const STRIKES_MAX: u32 = 3;
 
@@ -95,7 +97,7 @@ impl Spool {
             Told::Lost(reason) => self.pause(reason),
             Told::Back => {
                 self.resume();
-                for queued in std::mem::take(&mut self.missing).into_values() {
+                for (queued, _) in std::mem::take(&mut self.missing).into_values() {
                     self.enqueue(queued);
                 }
             }
@@ -138,7 +140,8 @@ impl Spool {
         if self.done.get(key).is_some_and(|ended| ended.end == End::Published) {
             self.stale.insert(Arc::clone(&path));
         }
-        let waited = [&mut self.unripe, &mut self.missing].into_iter().find_map(|map| map.remove(&path));
+        let waited = self.unripe.remove(&path);
+        let waited = waited.or_else(|| self.missing.remove(&path).map(|(queued, _)| queued));
         let waited = waited.or_else(|| self.blocked.remove(&path).map(|(queued, _)| queued));
         let (from, retry_failed) = waited.map_or((None, false), |queued| queued.source());
         let from = from.or_else(|| self.suspended.get(key).copied());
@@ -305,7 +308,7 @@ impl Spool {
                     let how = Wanted::Fresh { from, retry_failed };
                     let path = Arc::clone(&queued.path);
                     self.give_share_back(share);
-                    self.missing.insert(path, Queued { how, ..queued });
+                    self.missing.insert(path, (Queued { how, ..queued }, Instant::now()));
                     return;
                 }
             }
@@ -313,7 +316,7 @@ impl Spool {
             Reply::Panicked => {
                 let key = queued.path.as_os_str().as_bytes();
                 let before = self.strikes.get(key).filter(|(of, _)| *of == queued.stamp).map_or(0, |(_, count)| *count);
-                self.strike(&key.to_vec(), queued.stamp, before + 1);
+                self.strike(key, queued.stamp, before + 1);
                 self.give_share_back(share);
                 if before + 1 >= STRIKES_MAX {
                     return self.replied_rejected(&queued.path, queued.stamp, poison(&queued.path));
@@ -603,6 +606,13 @@ impl Spool {
             claim_at => Wanted::Resume { job: job.id, claim_at, answers },
         };
         Some(Queued { path: Arc::clone(&job.path), kind: job.kind, stamp: job.stamp, how })
+    }
+
+    /// Files that were not there: had their folder gone, it would be known by now.
+    pub(super) fn forget_missing(&mut self, now: Instant) {
+        if self.trouble.is_none() {
+            self.missing.retain(|_, (_, since)| now.duration_since(*since) < MISSED);
+        }
     }
 
     /// Files that were being written to: whether they still are is seen when they are taken.
