@@ -15,6 +15,7 @@ use super::super::log::{Done, End, JobId};
 use super::super::names;
 use super::super::render::{self, Hindrance, Outcomes, Ready, Rendering, Source, Ticket};
 use super::super::status::{JobState, Reject};
+use super::taking::count;
 use super::telling::{now_seconds, rfc3339};
 use super::{HANDS_MAX, Occurrence, Queued, RENDERED_AT_ONCE, Spool, Wanted};
 use crate::journal;
@@ -88,6 +89,7 @@ impl Spool {
         }
         let (lines, count) = (small.records(), small.len() as u64);
         let done = job.done(End::Published, count, 0, None, now_seconds());
+        job.answers = small.answers();
         job.body = Body::Ending;
         Some(Rendering {
             ticket: (slot, job.id),
@@ -180,7 +182,12 @@ impl Spool {
         let own = self.by_path.get(&path).copied().filter(|slot| self.job(*slot, done.job).is_some());
         match own {
             Some(slot) => self.finished(slot, &done, at),
-            None => self.remember(&done, at),
+            None => {
+                self.remember(&done, at);
+                if done.end == End::Cancelled {
+                    self.tell_cancelled(&done);
+                }
+            }
         }
     }
 
@@ -189,11 +196,9 @@ impl Spool {
         history.done(at, done);
         let before = history.done.iter().next().and_then(|(path, _)| self.done.get(path)).copied();
         if let Some(before) = before {
-            self.files.done -= 1;
-            self.files.failed -= u64::from(before.has_failures);
+            count(&mut self.files, &before, -1);
         }
-        self.files.done += 1;
-        self.files.failed += u64::from(done.failed > 0);
+        history.done.values().for_each(|ended| count(&mut self.files, ended, 1));
         self.done.extend(history.done);
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::claim::{LargeFile, Order, Reply, Resumed, SmallFile, What, poison};
-use super::super::history::Open;
+use super::super::history::{Ended, Open};
 use super::super::job::{Body, Job, Small};
 use super::super::large::{self, LargeMode};
 use super::super::log::{Bytes, Claim, Done, End, Held, JobId, Note, push_line};
@@ -16,6 +16,7 @@ use super::super::plan::Plan;
 use super::super::scan::{Found, Told};
 use super::super::snapshot::{Copied, Refused};
 use super::super::stamp::Stamp;
+use super::super::status::FileCounts;
 use super::{Booked, CLAIM, Claiming, LARGE_MAX, OPEN_BYTES_MAX, Occurrence, Queued, Spool, Wanted, token};
 use crate::filter::Understood;
 use crate::journal::publish::Fingerprint;
@@ -34,8 +35,9 @@ const STRIKES_MAX: u32 = 3;
 impl Spool {
     /// Counts what is done.
     pub(super) fn remember_ends(&mut self) {
-        self.files.done = self.done.len() as u64;
-        self.files.failed = self.done.values().filter(|ended| ended.has_failures).count() as u64;
+        for ended in self.done.values() {
+            count(&mut self.files, ended, 1);
+        }
     }
 
     /// Has the file in mind whose reading ended the process before.
@@ -599,7 +601,7 @@ impl Spool {
         self.give_share_back(job.share);
         let answers = match &job.body {
             Body::Small(small) => small.answers(),
-            _ => HashMap::new(),
+            _ => job.answers,
         };
         let how = match job.claim_at {
             0 => Wanted::Fresh { from: job.origin, retry_failed: job.retry_failed },
@@ -623,6 +625,20 @@ impl Spool {
         self.unripe_looked = Some(now);
         for queued in std::mem::take(&mut self.unripe).into_values() {
             self.enqueue(queued);
+        }
+    }
+}
+
+/// Counts a file that has ended, or takes it off.
+pub(super) fn count(files: &mut FileCounts, ended: &Ended, by: i64) {
+    let add = |number: &mut u64| *number = number.saturating_add_signed(by);
+    match ended.end {
+        End::Cancelled => add(&mut files.cancelled),
+        End::Published | End::Failed => {
+            add(&mut files.done);
+            if ended.has_failures {
+                add(&mut files.failed);
+            }
         }
     }
 }
@@ -671,6 +687,7 @@ fn new_job(
         retry_failed: matches!(queued.how, Wanted::Fresh { retry_failed: true, .. }),
         before: None,
         lines: None,
+        answers: HashMap::new(),
         seeds: Vec::new(),
     }
 }

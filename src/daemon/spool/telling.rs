@@ -115,6 +115,19 @@ impl Spool {
         self.write_status(path, status);
     }
 
+    /// A file was given up that had no job.
+    pub(super) fn tell_cancelled(&mut self, done: &Done) {
+        let path = done.path.path();
+        let row = JobStatus {
+            message: Some("its owner gave it up".to_owned()),
+            ..row(path.to_string_lossy().into_owned(), done.stamp.owner, JobState::Cancelled)
+        };
+        self.attention.retain(|other| other.path != row.path);
+        self.attention.push_front(row.clone());
+        self.attention.truncate(ROWS_MAX);
+        self.write_status(&path, row);
+    }
+
     /// Removes the status and reject files that an earlier end may have left.
     pub(super) fn remove_status(&self, path: &Path) {
         let Some(name) = path.file_name() else { return };
@@ -206,7 +219,6 @@ impl Spool {
             stale: self.stale.len() as u64,
             blocked: self.blocked.len() as u64,
             rejected: self.refused.len() as u64,
-            cancelled: self.attention.iter().filter(|row| row.state == JobState::Cancelled).count() as u64,
             ..self.files
         }
     }
