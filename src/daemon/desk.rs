@@ -13,7 +13,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::account::Account;
 use super::seat::Seat;
-use super::spool::{Shared, Spool, parts};
+use super::spool::{Shared, Spool, named_by};
 use super::status::DaemonState;
 use super::supervision::{Supervision, Watchdog};
 use super::{Inbox, Outside};
@@ -304,7 +304,7 @@ impl Mode for Front<'_> {
     }
 
     fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
-        let (spool, slot, line) = parts(key);
+        let (spool, slot, line) = named_by(key);
         let mut desk = self.desk.borrow_mut();
         let Some(seat) = desk.seats.iter_mut().find(|seat| seat.is(spool)) else { return Slot::Free };
         seat.settle(self.account, (slot, line), request, outcome)

@@ -16,7 +16,8 @@ use super::super::job::{Body, GivenUp};
 use super::super::log::{Bytes, Done, End, Note};
 use super::super::names::{Name, cancel_name, classify, controlled};
 use super::super::stamp::Stamp;
-use super::{Occurrence, Queued, Spool, Wanted};
+use super::parts::{Queued, Wanted};
+use super::{Occurrence, Spool};
 use crate::journal::{Error, Keeper, frame};
 
 /// What came of a look at a control.
