@@ -139,6 +139,8 @@ pub struct Spool {
     files: FileCounts,
     /// Why nothing of this spool runs.
     trouble: Option<String>,
+    /// Whether the process stood still for so long that the lease may be another's.
+    doubtful: bool,
     /// Whether a whole scan has ended, and whether anything it saw is not yet settled.
     scanned: Option<u64>,
     told_at: Option<Instant>,
@@ -236,6 +238,7 @@ impl Spool {
             attention: VecDeque::new(),
             files: FileCounts::default(),
             trouble: None,
+            doubtful: false,
             scanned: None,
             told_at: None,
             alive: 0,
@@ -276,6 +279,8 @@ impl Spool {
             Occurrence::Ended(slot, job, ended) => self.ended(slot, job, *ended),
             Occurrence::Renewed(renewed) => self.renewed(renewed),
             Occurrence::Noted(noted) => self.noted(noted),
+            Occurrence::Confirmed(Ok(())) => self.doubtful = false,
+            Occurrence::Confirmed(Err(error)) => self.fail(error),
             Occurrence::Alive => self.alive += 1,
         }
         self.go_on();
@@ -283,7 +288,7 @@ impl Spool {
 
     /// Starts whatever can be started.
     pub fn go_on(&mut self) {
-        if self.trouble.is_none() && self.failed.is_none() && !self.renewing {
+        if self.trouble.is_none() && self.failed.is_none() && !self.renewing && !self.doubtful {
             self.claim_more();
             self.render_more();
             self.publish_more();

@@ -15,7 +15,7 @@ use crate::report::Audience as _;
 impl Spool {
     /// The next request of an account, from the job whose turn it is.
     pub fn pull(&mut self, account: usize, cx: &mut Context<'_>) -> Option<Work> {
-        if self.trouble.is_some() {
+        if self.trouble.is_some() || self.doubtful {
             return None;
         }
         let (jobs, spool) = (&mut self.jobs, self.index);

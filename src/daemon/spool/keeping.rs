@@ -11,6 +11,16 @@ use super::{Occurrence, Spool};
 use crate::journal;
 
 impl Spool {
+    /// The process stood still for long: nothing is sent and nothing written until the lease is known to be ours.
+    pub fn doubt(&mut self) {
+        let tell = self.tell();
+        let Some(log) = &mut self.log else { return };
+        match log.hand_over(move |keeper| tell(Occurrence::Confirmed(keeper.confirm()))) {
+            Ok(()) => self.doubtful = true,
+            Err(error) => self.fail(error),
+        }
+    }
+
     /// Has a log that has grown written anew, when nothing runs that has its places in it.
     pub(super) fn renew_log(&mut self) {
         let has_grown = self.log_bytes >= self.renew_at_bytes;

@@ -42,6 +42,8 @@ pub enum Occurrence {
     Renewed(Result<Box<(History, u64)>, journal::Error>),
     /// A note was written down.
     Noted(Result<Box<render::Ended>, journal::Error>),
+    /// The lease was looked at: whether it is ours.
+    Confirmed(Result<(), journal::Error>),
     /// The log's thread has done what it was asked before.
     Alive,
 }

@@ -142,6 +142,9 @@ impl Spool {
 
     /// Writes the status files that are due.
     pub(super) fn write_statuses(&mut self, now: Instant) {
+        if self.doubtful || self.trouble.is_some() {
+            return;
+        }
         let mut due = Vec::new();
         for job in self.jobs.iter_mut().flatten() {
             let is_old = now.duration_since(job.began) >= STATUS_AFTER;
