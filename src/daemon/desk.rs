@@ -18,7 +18,7 @@ use super::status::DaemonState;
 use super::supervision::{Supervision, Watchdog};
 use super::{Inbox, Outside};
 use crate::api::Dialect;
-use crate::config::{Config, Owner};
+use crate::config::{Config, Daemon, OwnerCaps};
 use crate::engine::{Delta, Event, Halt, Key, Mode, Slot, Work};
 use crate::exit::{Exit, Stop};
 use crate::line::{Outcome, Request};
@@ -162,8 +162,8 @@ impl Desk {
         match (self.outside.read)() {
             Ok(config) => {
                 let before = self.shared.config();
-                if config.service.base_url != before.service.base_url || owners(&config) != owners(&before) {
-                    tracing::warn!("another base URL, and other owners, are used only after a restart");
+                if config.service.base_url != before.service.base_url || lasting(&config) != lasting(&before) {
+                    tracing::warn!("base URL, owners, spools and how these are scanned change only by a restart");
                 }
                 let concurrency = config.limits.concurrency.get();
                 let renewed = self.accounts.iter().filter(|account| account.has_new_key()).count();
@@ -189,6 +189,7 @@ impl Desk {
     pub fn suspend(&mut self, account: usize, name: Option<&str>, halt: &Halt) {
         self.pause(account, name, &halt.message, &halt.way_out);
         self.in_flight[account] = 0;
+        self.seats.iter_mut().for_each(|seat| seat.forget_held(account));
         self.spools().for_each(|spool| spool.suspend(account));
     }
 
@@ -250,13 +251,27 @@ impl Desk {
     }
 
     /// The status of a run that drained its spools: whether anything failed.
-    pub fn exit_of_once(&self) -> Exit {
-        if self.shared.counts.failed() > 0 { Exit::SomeFailed } else { Exit::Answered }
+    pub fn exit_of_once(&mut self) -> Exit {
+        let failed = self.shared.counts.failed() > 0;
+        let left: Vec<Exit> = self.spools().map(|spool| spool.exit_of_once()).collect();
+        match () {
+            () if left.contains(&Exit::Resumable) => Exit::Resumable,
+            () if failed || left.contains(&Exit::SomeFailed) => Exit::SomeFailed,
+            () => Exit::Answered,
+        }
     }
 }
 
-fn owners(config: &Config) -> Vec<Owner> {
-    config.daemon.as_ref().map(|daemon| daemon.owners.clone()).unwrap_or_default()
+/// What is fixed for as long as the daemon runs.
+fn lasting(config: &Config) -> Option<Daemon> {
+    let fixed = |daemon: &Daemon| Daemon {
+        open_files_max: 0,
+        file_bytes_max: 0,
+        owner_caps: OwnerCaps { files: 0, bytes: 0, lines: 0 },
+        retain: Duration::ZERO,
+        ..daemon.clone()
+    };
+    config.daemon.as_ref().map(fixed)
 }
 
 /// The engine's source and sink for one account.

@@ -5,6 +5,7 @@
 //! record in the log, after its result has its name; memory is bounded by the jobs that are open, beside a few hundred
 //! bytes a file.
 
+mod controlling;
 mod ending;
 mod taking;
 mod telling;
@@ -34,6 +35,7 @@ use super::status::{FileCounts, JobStatus};
 use super::store::Store;
 use crate::config::Config;
 use crate::engine::{Key, Mode as _, Slot, Work};
+use crate::exit::Exit;
 use crate::journal::lock::Holder;
 use crate::journal::publish::Exclusive;
 use crate::journal::{self, Committed, Journal, Line};
@@ -44,6 +46,8 @@ use crate::shutdown::Shutdown;
 
 /// Threads that render results side by side: a sync waits most of its time, and several are one to the disk.
 const HANDS_MAX: usize = 8;
+/// Small files that are open at the same time have no more bytes together, but for one that has more alone.
+const OPEN_BYTES_MAX: u64 = 64 << 20;
 /// Jobs that one of them takes at once.
 const RENDERED_AT_ONCE: usize = 16;
 /// Large jobs that are open side by side: each has two threads and a journal.
@@ -75,7 +79,7 @@ pub enum Occurrence {
     /// The log was written anew, and says this; it is so many bytes long.
     Renewed(Result<Box<(History, u64)>, journal::Error>),
     /// A note was written down.
-    Noted(Box<super::log::Done>, Result<u64, journal::Error>),
+    Noted(Result<Box<render::Ended>, journal::Error>),
     /// The log's thread has done what it was asked before.
     Alive,
 }
@@ -138,6 +142,14 @@ impl Queued {
     fn fresh(path: Arc<Path>, kind: Kind, stamp: Stamp, from: Option<JobId>) -> Self {
         Self { path, kind, stamp, how: Wanted::Fresh { from, retry_failed: false } }
     }
+
+    /// The job whose answers it uses, and whether errors are asked again.
+    fn source(&self) -> (Option<JobId>, bool) {
+        match self.how {
+            Wanted::Fresh { from, retry_failed } => (from, retry_failed),
+            Wanted::Resume { job, .. } => (Some(job), false),
+        }
+    }
 }
 
 /// How a queued file is wanted.
@@ -159,6 +171,14 @@ struct Claiming {
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
     files: u64,
+    bytes: u64,
+    lines: u64,
+}
+
+/// What a file takes of its owner's share.
+#[derive(Clone, Copy, Debug)]
+pub struct Booked {
+    owner: u32,
     bytes: u64,
     lines: u64,
 }
@@ -195,9 +215,10 @@ pub struct Spool {
     /// Files that cannot be taken as they are.
     refused: HashMap<Box<[u8]>, Stamp>,
     /// Files whose results' names are taken.
-    blocked: HashMap<Arc<Path>, (Stamp, Kind, PathBuf)>,
+    blocked: HashMap<Arc<Path>, (Queued, PathBuf)>,
     /// Files that are still being written to.
-    unripe: HashMap<Arc<Path>, (Stamp, Kind, Instant)>,
+    unripe: HashMap<Arc<Path>, Queued>,
+    unripe_looked: Option<Instant>,
     /// Files that were told of while something was done for them: what they are now.
     dirty: HashMap<Arc<Path>, (Kind, Stamp)>,
     /// Files that were not there when they should be taken, until the scanner says that they are gone, or that the
@@ -205,6 +226,8 @@ pub struct Spool {
     missing: HashMap<Arc<Path>, Queued>,
     /// Controls that cannot be honoured yet.
     controls: HashSet<PathBuf>,
+    /// Files that are to be run because of a `.retry`.
+    retrying: HashSet<Arc<Path>>,
     blocked_looked: Option<Instant>,
     /// Files that met trouble of their own, and when they are tried again; how long each has waited last.
     put_off: Vec<(Instant, Queued)>,
@@ -216,6 +239,8 @@ pub struct Spool {
     waiting_large: VecDeque<Queued>,
     queue: Rota<Queued>,
     shares: HashMap<u32, Share>,
+    /// Bytes of files that are open, of large ones as much as of the largest small one.
+    open_bytes: u64,
     claiming: HashMap<u64, Claiming>,
     jobs: Vec<Option<Job>>,
     free: Vec<u32>,
@@ -225,7 +250,7 @@ pub struct Spool {
     damp: HashSet<u32>,
     by_path: HashMap<Arc<Path>, u32>,
     turns: Rota<u32>,
-    settled: VecDeque<u32>,
+    settled: VecDeque<(u32, JobId)>,
     hands: usize,
     ready: Vec<Ready>,
     publishing: bool,
@@ -304,9 +329,11 @@ impl Spool {
             refused: HashMap::new(),
             blocked: HashMap::new(),
             unripe: HashMap::new(),
+            unripe_looked: None,
             dirty: HashMap::new(),
             missing: HashMap::new(),
             controls: HashSet::new(),
+            retrying: HashSet::new(),
             blocked_looked: None,
             put_off: Vec::new(),
             put_off_waits: HashMap::new(),
@@ -315,6 +342,7 @@ impl Spool {
             waiting_large: VecDeque::new(),
             queue: Rota::default(),
             shares: HashMap::new(),
+            open_bytes: 0,
             claiming: HashMap::new(),
             jobs: Vec::new(),
             free: Vec::new(),
@@ -371,7 +399,7 @@ impl Spool {
             Occurrence::Published(published) => self.published(published),
             Occurrence::Ended(slot, job, ended) => self.ended(slot, job, *ended),
             Occurrence::Renewed(renewed) => self.renewed(renewed),
-            Occurrence::Noted(done, at) => self.noted(&done, at),
+            Occurrence::Noted(noted) => self.noted(noted),
             Occurrence::Alive => self.alive += 1,
         }
         self.go_on();
@@ -502,6 +530,9 @@ impl Spool {
         }
         if let Body::Small(small) = &mut job.body {
             small.settle(line as usize, record.offset);
+            if job.put_back && self.pipe[slot as usize] == 0 {
+                return self.requeue(slot);
+            }
         }
         self.end_if_settled(slot);
     }
@@ -560,9 +591,18 @@ impl Spool {
             && self.claiming.is_empty()
             && self.unripe.is_empty()
             && self.waiting_large.is_empty()
-            && self.put_off.is_empty()
             && self.missing.is_empty()
             && self.is_still()
+    }
+
+    /// How a run that was to drain the spool ends, as far as this one's files say.
+    pub fn exit_of_once(&self) -> Exit {
+        let is_refused = !self.refused.is_empty() || !self.blocked.is_empty();
+        match () {
+            () if !self.put_off.is_empty() => Exit::Resumable,
+            () if is_refused => Exit::SomeFailed,
+            () => Exit::Answered,
+        }
     }
 
     /// Whether no job is open.

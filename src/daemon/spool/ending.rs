@@ -1,20 +1,22 @@
 //! From a job whose lines are settled to a result that has its name, and a record that says so.
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::answers::Answers;
+use super::super::archive;
 use super::super::claim::{Reply, no_model};
 use super::super::folder::Folder;
 use super::super::job::{Body, GivenUp, Job};
 use super::super::large;
 use super::super::log::{Done, End, JobId};
 use super::super::names;
-use super::super::render::{self, Hindrance, Outcomes, Ready, Rendering, Source};
+use super::super::render::{self, Hindrance, Outcomes, Ready, Rendering, Source, Ticket};
 use super::super::status::{JobState, Reject};
 use super::telling::{now_seconds, rfc3339};
-use super::{HANDS_MAX, Occurrence, Queued, RENDERED_AT_ONCE, Spool};
+use super::{HANDS_MAX, Occurrence, Queued, RENDERED_AT_ONCE, Spool, Wanted};
 use crate::journal;
 use crate::line::escape::shown;
 
@@ -39,7 +41,7 @@ impl Spool {
         }
         let Body::Small(small) = &job.body else { return };
         if small.is_settled() && job.claim_at != 0 {
-            self.settled.push_back(slot);
+            self.settled.push_back((slot, job.id));
         }
     }
 
@@ -64,8 +66,8 @@ impl Spool {
             // Few are shared out, so that their syncs go side by side.
             let share = self.settled.len().div_ceil(HANDS_MAX - self.hands).min(RENDERED_AT_ONCE);
             while jobs.len() < share {
-                let Some(slot) = self.settled.pop_front() else { break };
-                jobs.extend(self.rendering(slot));
+                let Some((slot, id)) = self.settled.pop_front() else { break };
+                jobs.extend(self.rendering(slot, id));
             }
             if jobs.is_empty() {
                 continue;
@@ -74,18 +76,21 @@ impl Spool {
             let (log, root) = (self.log_path.clone(), self.root.clone());
             let source = Source { log, root, line_bytes_max: config.limits.line_bytes_max };
             let tell = self.tell();
-            tokio::task::spawn_blocking(move || tell(Occurrence::Rendered(render::render(&source, jobs))));
+            tokio::task::spawn_blocking(move || tell(Occurrence::Rendered(render::render_caught(&source, jobs))));
         }
     }
 
-    fn rendering(&mut self, slot: u32) -> Option<Rendering> {
-        let job = self.jobs.get_mut(slot as usize)?.as_mut()?;
+    fn rendering(&mut self, slot: u32, id: JobId) -> Option<Rendering> {
+        let job = self.job(slot, id).filter(|job| job.given_up.is_none() && job.claim_at != 0)?;
         let Body::Small(small) = &job.body else { return None };
+        if !small.is_settled() {
+            return None;
+        }
         let (lines, count) = (small.records(), small.len() as u64);
         let done = job.done(End::Published, count, 0, None, now_seconds());
         job.body = Body::Ending;
         Some(Rendering {
-            ticket: ticket(slot, job.id),
+            ticket: (slot, job.id),
             job: job.id,
             path: Arc::clone(&job.path),
             stamp: job.stamp,
@@ -131,7 +136,7 @@ impl Spool {
             Ok(jobs) => {
                 for (ticket, result) in jobs {
                     match result {
-                        Ok((done, at)) => self.finished(slot_of(ticket), &done, at),
+                        Ok((done, at)) => self.finished(ticket.0, &done, at),
                         Err(hindrance) => self.hindered(ticket, hindrance),
                     }
                 }
@@ -161,20 +166,21 @@ impl Spool {
                     self.reject(&path, stamp, code, message, way_out);
                 }
             }
-            large::Ended::Hindered(hindrance) => self.hindered(ticket(slot, id), hindrance),
+            large::Ended::Hindered(hindrance) => self.hindered((slot, id), hindrance),
         }
     }
 
     /// A note of an end is durable.
-    pub(super) fn noted(&mut self, done: &Done, at: Result<u64, journal::Error>) {
-        let at = match at {
-            Ok(at) => at,
+    pub(super) fn noted(&mut self, noted: Result<Box<render::Ended>, journal::Error>) {
+        let (done, at) = match noted {
+            Ok(noted) => *noted,
             Err(error) => return self.fail(error),
         };
         let path: Arc<Path> = done.path.path().into();
-        match self.by_path.get(&path).copied() {
-            Some(slot) => self.finished(slot, done, at),
-            None => self.remember(done, at),
+        let own = self.by_path.get(&path).copied().filter(|slot| self.job(*slot, done.job).is_some());
+        match own {
+            Some(slot) => self.finished(slot, &done, at),
+            None => self.remember(&done, at),
         }
     }
 
@@ -195,11 +201,17 @@ impl Spool {
     fn finished(&mut self, slot: u32, done: &Done, at: u64) {
         self.log_bytes = self.log_bytes.max(at);
         self.remember(done, at);
+        if self.job(slot, done.job).is_none() {
+            return;
+        }
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) else { return };
-        if let Some(folder) = job.folder.filter(|_| done.end == End::Published)
-            && let Err(error) = large::forget_copy(&self.store.job(folder))
-        {
-            tracing::warn!("a private copy cannot be removed: {error}");
+        if let Some(folder) = job.folder.filter(|_| done.end == End::Published) {
+            let folder = self.store.job(folder);
+            self.clerk.ask(move || {
+                if let Err(error) = large::forget_copy(&folder) {
+                    tracing::warn!("a private copy cannot be removed: {error}");
+                }
+            });
         }
         let lines = done.lines;
         let seconds = job.began.elapsed().as_secs_f64();
@@ -208,6 +220,14 @@ impl Spool {
         self.put_off_waits.remove(&job.path);
         self.stale.remove(&job.path);
         self.tell_end(&job, done);
+        if let Some(name) = job.path.file_name() {
+            if done.end == End::Cancelled {
+                self.use_up(&job.path, &names::cancel_name(name));
+            }
+            if self.retrying.remove(&job.path) {
+                self.use_up(&job.path, &names::retry_name(name));
+            }
+        }
         let (path, stamp) = (Arc::clone(&job.path), job.stamp);
         self.put_away(slot, job);
         self.archive(done);
@@ -234,6 +254,8 @@ impl Spool {
             Some(GivenUp::Cancelled) => {
                 let (lines, failed) = (job.counts.settled(), job.counts.failed());
                 let done = job.done(End::Cancelled, lines, failed, job.folder, now_seconds());
+                // What was published before is still ours.
+                let done = Done { result: job.replaces.clone(), ..done };
                 job.body = Body::Ending;
                 self.note_done(done);
             }
@@ -249,19 +271,27 @@ impl Spool {
     }
 
     /// Something stands between a job and its end.
-    fn hindered(&mut self, ticket: u64, hindrance: Hindrance) {
-        let slot = slot_of(ticket);
-        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+    fn hindered(&mut self, (slot, id): Ticket, hindrance: Hindrance) {
+        let Some(job) = self.job(slot, id) else { return };
         let (path, stamp, kind) = (Arc::clone(&job.path), job.stamp, job.kind);
+        if job.given_up.is_some() && !matches!(hindrance, Hindrance::Gone) {
+            // It was given up while its result was made.
+            return self.end_given_up(slot);
+        }
         match hindrance {
-            Hindrance::Changed if self.dirty.contains_key(&path) => self.take_again(slot, &path),
-            // The scanner tells when it is stable.
-            Hindrance::Changed => job.body = Body::Waiting,
+            Hindrance::Changed => {
+                // The scanner has told what it is now, or does so when it is stable.
+                job.body = Body::Waiting;
+                if self.dirty.contains_key(&path) {
+                    self.take_again(slot, &path);
+                }
+            }
             Hindrance::Taken => {
                 let target = path.with_file_name(job.plan.result_name.path());
                 self.tell_blocked(&path, stamp.owner, &target);
                 self.requeue_blocked(slot);
-                self.blocked.insert(Arc::clone(&path), (stamp, kind, target));
+                let queued = Queued::fresh(Arc::clone(&path), kind, stamp, Some(id));
+                self.blocked.insert(Arc::clone(&path), (queued, target));
                 self.look_at_dirty(&path, stamp);
             }
             Hindrance::Gone => {
@@ -290,17 +320,13 @@ impl Spool {
             let Some(name) = target.file_name() else { return false };
             Folder::of(&self.root, target).is_ok_and(|folder| folder.is_free(name))
         };
-        let freed: Vec<_> = self
-            .blocked
-            .iter()
-            .filter(|(_, (_, _, target))| is_free(target))
-            .map(|(path, (stamp, kind, _))| (Arc::clone(path), *stamp, *kind))
-            .collect();
-        for (path, stamp, kind) in freed {
-            self.blocked.remove(&path);
+        let freed: Vec<_> =
+            self.blocked.iter().filter(|(_, (_, target))| is_free(target)).map(|(path, _)| Arc::clone(path)).collect();
+        for path in freed {
             self.remove_status(&path);
-            let from = self.suspended.get(path.as_os_str().as_bytes()).copied();
-            self.enqueue(Queued::fresh(path, kind, stamp, from));
+            if let Some((queued, _)) = self.blocked.remove(&path) {
+                self.enqueue(queued);
+            }
         }
     }
 
@@ -373,7 +399,14 @@ impl Spool {
     /// Has a log that has grown written anew, when nothing runs that has its places in it.
     fn renew_log(&mut self) {
         let has_grown = self.log_bytes >= self.renew_at_bytes;
-        let is_still = self.is_still() && self.claiming.is_empty() && !self.renewing;
+        let is_resume = |queued: &Queued| matches!(queued.how, Wanted::Resume { .. });
+        let is_still = has_grown
+            && self.is_still()
+            && self.claiming.is_empty()
+            && !self.renewing
+            && !self.queue.any(is_resume)
+            && !self.put_off.iter().any(|(_, queued)| is_resume(queued))
+            && !self.unripe.values().any(is_resume);
         let Some(log) = self.log.as_mut().filter(|log| has_grown && is_still && log.is_settled()) else { return };
         let (store, holder) = (self.store.clone(), self.holder.clone());
         let config = self.shared.config();
@@ -400,6 +433,7 @@ impl Spool {
                 self.log_path = self.store.log(history.generation);
                 self.generation = history.generation;
                 self.done = history.done;
+                self.own_results.extend(history.own_results);
                 self.claimer.set_log(self.log_path.clone());
             }
             Err(error) => self.fail(error),
@@ -409,23 +443,21 @@ impl Spool {
     /// Moves a finished input and its result away, where that is wished.
     fn archive(&mut self, done: &Done) {
         let config = self.shared.config();
-        let Some(archive) = config.daemon.as_ref().and_then(|daemon| daemon.archive.as_ref()) else { return };
-        if done.end == End::Cancelled {
-            return;
+        let Some(archive) = config.daemon.as_ref().and_then(|daemon| daemon.archive.clone()) else { return };
+        if done.end == End::Published {
+            let (root, done) = (self.root.clone(), done.clone());
+            self.clerk.ask(move || archive::put_away(&root, &archive, &done));
         }
-        let path = done.path.path();
-        let result = path.with_file_name(done.result_name.path());
-        let pairs: Vec<(PathBuf, PathBuf)> = [result, path]
-            .into_iter()
-            .filter(|path| !path.as_os_str().is_empty())
-            .map(|path| (path.clone(), archive.join(&path)))
-            .collect();
-        let root = self.root.clone();
+    }
+
+    /// The same for a file that was done before, and is still there.
+    pub(super) fn archive_again(&mut self, ended: &super::Ended) {
+        let config = self.shared.config();
+        let Some(archive) = config.daemon.as_ref().and_then(|daemon| daemon.archive.clone()) else { return };
+        let (root, log, at) = (self.root.clone(), self.log_path.clone(), ended.done_at);
         self.clerk.ask(move || {
-            for (from, to) in pairs {
-                if let Err(error) = move_away(&root, &from, &to) {
-                    tracing::warn!("{} cannot be archived: {error}", shown(&from));
-                }
+            if let Ok(done) = Answers::open(&log).and_then(|mut answers| answers.done(at)) {
+                archive::put_away(&root, &archive, &done);
             }
         });
     }
@@ -467,7 +499,16 @@ impl Spool {
         for slot in 0..self.jobs.len() as u32 {
             let Some(job) = self.jobs[slot as usize].as_mut().filter(|job| job.account == account) else { continue };
             match &mut job.body {
-                Body::Small(small) if small.asked > 0 => self.requeue(slot),
+                Body::Small(small) if small.asked > 0 => {
+                    small.forget_asked();
+                    if job.given_up.is_some() {
+                        self.end_if_settled(slot);
+                    } else if self.pipe[slot as usize] == 0 {
+                        self.requeue(slot);
+                    } else {
+                        job.put_back = true;
+                    }
+                }
                 Body::Large(large) => {
                     large.forget_asked();
                     self.end_large(slot, false);
@@ -523,34 +564,10 @@ impl Spool {
     }
 }
 
-fn move_away(root: &Path, path: &Path, to: &Path) -> std::io::Result<()> {
-    let from = Folder::of(root, path)?;
-    let from = from.join(path.file_name().unwrap_or_default());
-    if let Some(folder) = to.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    // What is there already is not overwritten.
-    let moved =
-        rustix::fs::renameat_with(rustix::fs::CWD, &from, rustix::fs::CWD, to, rustix::fs::RenameFlags::NOREPLACE);
-    match moved {
-        Err(rustix::io::Errno::NOENT) => Ok(()),
-        moved => Ok(moved?),
-    }
-}
-
 fn what(end: End) -> &'static str {
     match end {
         End::Published => "done",
         End::Failed => "failed",
         End::Cancelled => "cancelled",
     }
-}
-
-fn ticket(slot: u32, job: JobId) -> u64 {
-    // The job's number tells a place from its next tenant.
-    u64::from(slot) | (job & 0xffff_ffff) << 32
-}
-
-fn slot_of(ticket: u64) -> u32 {
-    ticket as u32
 }

@@ -1,28 +1,25 @@
 //! From a file that was found to a job that runs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::claim::{LargeFile, Order, Reply, Resumed, SmallFile, What, poison};
-use super::super::controls;
-use super::super::folder::Folder;
 use super::super::history::Open;
-use super::super::job::{Body, GivenUp, Job, Small};
+use super::super::job::{Body, Job, Small};
 use super::super::large::{self, LargeMode};
 use super::super::log::{Bytes, Claim, Done, End, Held, JobId, Note, push_line};
-use super::super::names::{Kind, Name, classify, controlled};
+use super::super::names::{Kind, Name, classify};
 use super::super::plan::Plan;
 use super::super::scan::{Found, Told};
 use super::super::snapshot::{Copied, Refused};
 use super::super::stamp::Stamp;
-use super::{CLAIM, Claiming, LARGE_MAX, Occurrence, Queued, Spool, Wanted, token};
+use super::{Booked, CLAIM, Claiming, LARGE_MAX, OPEN_BYTES_MAX, Occurrence, Queued, Spool, Wanted, token};
 use crate::filter::Understood;
 use crate::journal::publish::Fingerprint;
-use crate::journal::{self, Line, frame};
+use crate::journal::{self, Line};
 use crate::line::Outcome;
 use crate::line::completion::Flags;
 use crate::report::{Audience as _, Counts};
@@ -62,6 +59,7 @@ impl Spool {
 
     /// Puts jobs that the log says are open to the front of what waits.
     pub(super) fn go_on_with(&mut self, open: BTreeMap<JobId, Open>) {
+        self.look_for_cancels(open.values());
         for (_, Open { claim, claim_at, answers }) in open {
             let path: Arc<Path> = claim.path.path().into();
             if let Held::Folder(folder) = claim.held {
@@ -70,6 +68,12 @@ impl Spool {
             if self.absolute(&path).symlink_metadata().is_err() {
                 // Should it come back, its answers are used.
                 self.suspended.insert(path.as_os_str().as_bytes().into(), claim.job);
+                continue;
+            }
+            let key = path.as_os_str().as_bytes();
+            if self.strikes.get(key).is_some_and(|(of, count)| *of == claim.stamp && *count >= STRIKES_MAX) {
+                self.suspended.insert(key.into(), claim.job);
+                self.replied_rejected(&path, claim.stamp, poison(&path));
                 continue;
             }
             let answers = answers.into_iter().map(|(line, (offset, _))| (line, offset)).collect();
@@ -122,6 +126,9 @@ impl Spool {
         }
         let is_done = self.done.get(key).is_some_and(|ended| ended.stamp == stamp);
         let is_refused = self.refused.get(key) == Some(&stamp);
+        if let Some(ended) = self.done.get(key).filter(|ended| is_done && ended.end == End::Published).copied() {
+            self.archive_again(&ended);
+        }
         if is_done || is_refused {
             return;
         }
@@ -131,11 +138,11 @@ impl Spool {
         if self.done.get(key).is_some_and(|ended| ended.end == End::Published) {
             self.stale.insert(Arc::clone(&path));
         }
-        self.unripe.remove(&path);
-        self.blocked.remove(&path);
-        self.missing.remove(&path);
-        let from = self.suspended.get(key).copied();
-        self.enqueue(Queued::fresh(path, kind, stamp, from));
+        let waited = [&mut self.unripe, &mut self.missing].into_iter().find_map(|map| map.remove(&path));
+        let waited = waited.or_else(|| self.blocked.remove(&path).map(|(queued, _)| queued));
+        let (from, retry_failed) = waited.map_or((None, false), |queued| queued.source());
+        let from = from.or_else(|| self.suspended.get(key).copied());
+        self.enqueue(Queued { path, kind, stamp, how: Wanted::Fresh { from, retry_failed } });
     }
 
     /// What was told of a file while something was done for it, unless that was done for just this.
@@ -186,108 +193,7 @@ impl Spool {
         }
     }
 
-    /// `.cancel` and `.retry`: honoured when they belong to whom the file belongs to.
-    fn control(&mut self, path: &Path, name: Name) {
-        self.controls.remove(path);
-        let Some(file_name) = path.file_name() else { return };
-        let Some(input_name) = controlled(file_name) else { return };
-        let input: Arc<Path> = path.with_file_name(input_name).into();
-        let Ok(folder) = Folder::of(&self.root, path) else { return };
-        let Ok(metadata) = folder.join(input_name).symlink_metadata() else { return };
-        let stamp = Stamp::of(&metadata);
-        match controls::honoured(folder.as_fd(), file_name, stamp.owner) {
-            Ok(true) => {}
-            Ok(false) => {
-                return tracing::warn!("a control file that does not belong to the owner of its file is ignored");
-            }
-            Err(error) => return tracing::warn!("a control file cannot be looked at: {error}"),
-        }
-        let was_used = if name == Name::Cancel { self.cancel(&input) } else { self.retry(&input, stamp) };
-        if !was_used {
-            self.controls.insert(path.to_owned());
-        } else if let Err(error) = controls::consume(folder.as_fd(), file_name) {
-            tracing::warn!("a control file cannot be removed: {error}");
-        }
-    }
-
-    /// Controls that could not be honoured when they were found.
-    pub(super) fn look_at_controls(&mut self) {
-        for path in std::mem::take(&mut self.controls) {
-            let name = path.file_name().map_or(Name::Ignored, classify);
-            self.control(&path, name);
-        }
-    }
-
-    fn cancel(&mut self, input: &Arc<Path>) -> bool {
-        if let Some(slot) = self.by_path.get(input).copied() {
-            self.give_up(slot, GivenUp::Cancelled);
-            return true;
-        }
-        let mut cancelled = None;
-        self.queue.retain(|queued| {
-            let hit = queued.path == *input;
-            if hit && let Wanted::Fresh { .. } = queued.how {
-                cancelled = Some(());
-            }
-            !(hit && matches!(queued.how, Wanted::Fresh { .. }))
-        });
-        if cancelled.is_some()
-            && let Ok(metadata) = self.absolute(input).symlink_metadata()
-        {
-            self.note_cancelled(input, Stamp::of(&metadata));
-        }
-        cancelled.is_some()
-    }
-
-    /// A file that was not begun is given up.
-    fn note_cancelled(&mut self, input: &Path, stamp: Stamp) {
-        let job = self.new_job();
-        let done = Done {
-            job,
-            path: Bytes::of_path(input),
-            stamp,
-            sha256: String::new(),
-            end: End::Cancelled,
-            lines: 0,
-            failed: 0,
-            result: None,
-            result_name: Bytes(Vec::new()),
-            folder: None,
-            at_seconds: super::telling::now_seconds(),
-        };
-        self.note_done(done);
-    }
-
-    /// Writes down an end that needs no result.
-    pub(super) fn note_done(&mut self, done: Done) {
-        let tell = self.tell();
-        let Some(log) = &mut self.log else { return };
-        let handed = log.hand_over(move |keeper| {
-            let mut frames = Vec::new();
-            frame::push(&mut frames, |record| Note::Done(done.clone()).push(record));
-            let at = keeper.commit(&frames);
-            tell(Occurrence::Noted(Box::new(done), at));
-        });
-        if let Err(error) = handed {
-            self.fail(error);
-        }
-    }
-
-    fn retry(&mut self, input: &Arc<Path>, stamp: Stamp) -> bool {
-        let key = input.as_os_str().as_bytes();
-        if self.by_path.contains_key(input) || self.is_claiming(input) {
-            return false;
-        }
-        let Name::Input(kind) = input.file_name().map_or(Name::Ignored, classify) else { return false };
-        self.refused.remove(key);
-        self.blocked.remove(input);
-        self.strikes.remove(key);
-        let how = Wanted::Fresh { from: None, retry_failed: true };
-        self.enqueue(Queued { path: Arc::clone(input), kind, stamp, how });
-        true
-    }
-
-    fn new_job(&mut self) -> JobId {
+    pub(super) fn new_job(&mut self) -> JobId {
         self.next_job += 1;
         self.next_job - 1
     }
@@ -299,7 +205,7 @@ impl Spool {
         let caps = daemon.owner_caps;
         loop {
             let open = self.by_path.len() + self.claiming.len();
-            if open >= daemon.open_files_max || !self.has_room() {
+            if open >= daemon.open_files_max || self.open_bytes >= OPEN_BYTES_MAX || !self.has_room() {
                 return;
             }
             let shares = &self.shares;
@@ -315,7 +221,7 @@ impl Spool {
         }
     }
 
-    fn is_claiming(&self, path: &Arc<Path>) -> bool {
+    pub(super) fn is_claiming(&self, path: &Arc<Path>) -> bool {
         self.claiming.values().any(|other| other.queued.path == *path)
     }
 
@@ -330,22 +236,32 @@ impl Spool {
         let key = queued.path.as_os_str().as_bytes();
         let before = self.done.get(key).copied();
         let what = match &queued.how {
-            Wanted::Fresh { from, retry_failed } => What::Fresh { before, from: *from, retry_failed: *retry_failed },
+            Wanted::Fresh { from, retry_failed } => What::Fresh {
+                told: queued.stamp,
+                before,
+                from: *from,
+                folder: self.folder_of_open(*from),
+                retry_failed: *retry_failed,
+            },
             Wanted::Resume { claim_at, .. } => What::Resume { claim_at: *claim_at, before },
         };
         let share = self.shares.entry(queued.stamp.owner).or_default();
         share.files += 1;
         share.bytes += queued.stamp.bytes;
+        self.open_bytes += weight(queued.stamp.bytes);
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         self.claimer.order(Order { ticket, path: Arc::clone(&queued.path), kind: queued.kind, what });
         self.claiming.insert(ticket, Claiming { queued });
     }
 
-    pub(super) fn give_share_back(&mut self, (owner, bytes): (u32, u64)) {
+    pub(super) fn give_share_back(&mut self, booked: Booked) {
+        let Booked { owner, bytes, lines } = booked;
+        self.open_bytes = self.open_bytes.saturating_sub(weight(bytes));
         if let Some(share) = self.shares.get_mut(&owner) {
             share.files = share.files.saturating_sub(1);
             share.bytes = share.bytes.saturating_sub(bytes);
+            share.lines = share.lines.saturating_sub(lines);
             if share.files == 0 {
                 self.shares.remove(&owner);
             }
@@ -355,7 +271,7 @@ impl Spool {
     /// A file was taken, or not.
     pub(super) fn claimed(&mut self, ticket: u64, reply: Reply) {
         let Some(Claiming { queued }) = self.claiming.remove(&ticket) else { return };
-        let share = (queued.stamp.owner, queued.stamp.bytes);
+        let (share, share_stamp) = (booked(&queued), queued.stamp);
         match reply {
             Reply::Small(file) => return self.begin_small(queued, *file),
             Reply::Large(file) => return self.begin_large(queued, *file),
@@ -365,27 +281,45 @@ impl Spool {
                 self.note_done(*done);
             }
             Reply::Rejected { .. } => {
+                self.keep_source(&queued);
                 self.replied_rejected(&queued.path, queued.stamp, reply);
             }
             Reply::Blocked(target) => {
                 self.tell_blocked(&queued.path, queued.stamp.owner, &target);
-                self.blocked.insert(Arc::clone(&queued.path), (queued.stamp, queued.kind, target));
+                let path = Arc::clone(&queued.path);
+                self.give_share_back(share);
+                self.blocked.insert(Arc::clone(&path), (queued, target));
+                return self.look_at_dirty(&path, share_stamp);
             }
             Reply::NotYet => {
-                self.unripe.insert(Arc::clone(&queued.path), (queued.stamp, queued.kind, Instant::now() + RIPEN));
+                let path = Arc::clone(&queued.path);
+                self.give_share_back(share);
+                self.unripe.insert(Arc::clone(&path), queued);
+                return self.look_at_dirty(&path, share_stamp);
             }
             Reply::Gone => {
-                if let Wanted::Resume { job, .. } = queued.how {
-                    // Should it come back, its answers are used.
-                    self.suspended.insert(queued.path.as_os_str().as_bytes().into(), job);
-                }
-                let (path, from) = (Arc::clone(&queued.path), self.suspended.get(queued.path.as_os_str().as_bytes()).copied());
+                self.keep_source(&queued);
                 // Another file under the name was told of meanwhile, or the scanner says soon that it is gone.
-                if !self.dirty.contains_key(&path) {
-                    self.missing.insert(Arc::clone(&path), Queued::fresh(path, queued.kind, queued.stamp, from));
+                if !self.dirty.contains_key(&queued.path) {
+                    let (from, retry_failed) = queued.source();
+                    let how = Wanted::Fresh { from, retry_failed };
+                    let path = Arc::clone(&queued.path);
+                    self.give_share_back(share);
+                    self.missing.insert(path, Queued { how, ..queued });
+                    return;
                 }
             }
             Reply::Ours => {}
+            Reply::Panicked => {
+                let key = queued.path.as_os_str().as_bytes();
+                let before = self.strikes.get(key).filter(|(of, _)| *of == queued.stamp).map_or(0, |(_, count)| *count);
+                self.strike(&key.to_vec(), queued.stamp, before + 1);
+                self.give_share_back(share);
+                if before + 1 >= STRIKES_MAX {
+                    return self.replied_rejected(&queued.path, queued.stamp, poison(&queued.path));
+                }
+                return self.put_off_queued(queued, "the program failed on reading this file".to_owned());
+            }
             Reply::Trouble(message) => {
                 self.give_share_back(share);
                 return self.put_off_queued(queued, message);
@@ -393,6 +327,13 @@ impl Spool {
         }
         self.give_share_back(share);
         self.look_at_dirty(&queued.path, queued.stamp);
+    }
+
+    /// Should the file come again, the answers that it was to use are used.
+    fn keep_source(&mut self, queued: &Queued) {
+        if let (Some(job), _) = queued.source() {
+            self.suspended.insert(queued.path.as_os_str().as_bytes().into(), job);
+        }
     }
 
     fn replied_rejected(&mut self, path: &Path, stamp: Stamp, reply: Reply) {
@@ -415,6 +356,7 @@ impl Spool {
             self.own_results.insert(result);
         }
         self.suspended.remove(job.path.as_os_str().as_bytes());
+        self.refused.remove(job.path.as_os_str().as_bytes());
         self.by_path.insert(Arc::clone(&job.path), slot);
         self.turns.add(job.stamp.owner, slot);
         self.jobs[slot as usize] = Some(job);
@@ -435,6 +377,7 @@ impl Spool {
             plan: (*plan).clone(),
             from,
             retry_failed,
+            at_seconds: super::telling::now_seconds(),
             held: Held::Here(Bytes(contents)),
         };
         let slot = self.place(new_job(id, &queued, stamp, sha256, plan, replaces, Body::Small(Small::default())));
@@ -457,6 +400,8 @@ impl Spool {
     ) {
         let (Some(job), Some(log)) = (self.jobs[slot as usize].as_mut(), self.log.as_mut()) else { return };
         let Body::Small(small) = &mut job.body else { return };
+        job.share.lines = lines.len() as u64;
+        self.shares.entry(job.share.owner).or_default().lines += lines.len() as u64;
         let mut seen: HashMap<journal::key::Hash, u32> = HashMap::new();
         for (index, understood) in lines.into_iter().enumerate() {
             let nth = seen.entry(understood.hash).or_default();
@@ -510,7 +455,7 @@ impl Spool {
     fn begin_large(&mut self, queued: Queued, file: LargeFile) {
         if self.large_count() >= LARGE_MAX {
             // Its turn comes when another large one has ended; small ones may pass.
-            self.give_share_back((queued.stamp.owner, queued.stamp.bytes));
+            self.give_share_back(booked(&queued));
             self.waiting_large.push_back(queued);
             return;
         }
@@ -542,7 +487,7 @@ impl Spool {
 
     /// A large file was copied: its claim is written down, and then its journal opened.
     pub(super) fn copied(&mut self, slot: u32, id: JobId, copied: Result<Copied, Refused>) {
-        let Some(job) = self.job(slot, id) else { return };
+        let Some(job) = self.job(slot, id).filter(|job| job.given_up.is_none()) else { return };
         let path = Arc::clone(&job.path);
         match copied {
             Ok(Copied { sha256, lines, .. }) => {
@@ -554,7 +499,9 @@ impl Spool {
                     return self.note_done(done);
                 }
                 job.lines = Some(lines);
+                job.share.lines = lines;
                 job.sha256.clone_from(&sha256);
+                let owner = job.share.owner;
                 let claim = Claim {
                     job: id,
                     path: Bytes::of_path(&job.path),
@@ -564,8 +511,10 @@ impl Spool {
                     plan: (*job.plan).clone(),
                     from: job.from,
                     retry_failed: job.retry_failed,
+                    at_seconds: super::telling::now_seconds(),
                     held: Held::Folder(job.folder.unwrap_or(id)),
                 };
+                self.shares.entry(owner).or_default().lines += lines;
                 if let Some(log) = &mut self.log {
                     self.pipe[slot as usize] += 1;
                     log.append(Some(token(slot, CLAIM, None)), |record| Note::Claim(claim).push(record));
@@ -573,8 +522,9 @@ impl Spool {
             }
             Err(Refused::NotYet) => {
                 let (stamp, kind) = (job.stamp, job.kind);
+                let how = Wanted::Fresh { from: job.origin, retry_failed: job.retry_failed };
                 self.drop_job(slot);
-                self.unripe.insert(path, (stamp, kind, Instant::now() + RIPEN));
+                self.unripe.insert(Arc::clone(&path), Queued { path, kind, stamp, how });
             }
             Err(Refused::Gone) => self.drop_job(slot),
             Err(Refused::Reject { code, message, way_out }) => {
@@ -584,7 +534,7 @@ impl Spool {
             }
             Err(Refused::Io(error)) => {
                 let (stamp, kind) = (job.stamp, job.kind);
-                let how = Wanted::Fresh { from: job.from, retry_failed: job.retry_failed };
+                let how = Wanted::Fresh { from: job.origin, retry_failed: job.retry_failed };
                 self.drop_job(slot);
                 self.put_off_queued(Queued { path, kind, stamp, how }, format!("copy the file: {error}"));
             }
@@ -649,24 +599,32 @@ impl Spool {
             _ => HashMap::new(),
         };
         let how = match job.claim_at {
-            0 => Wanted::Fresh { from: job.from, retry_failed: job.retry_failed },
+            0 => Wanted::Fresh { from: job.origin, retry_failed: job.retry_failed },
             claim_at => Wanted::Resume { job: job.id, claim_at, answers },
         };
         Some(Queued { path: Arc::clone(&job.path), kind: job.kind, stamp: job.stamp, how })
     }
 
-    /// Files that were being written to, and whose time has come.
+    /// Files that were being written to: whether they still are is seen when they are taken.
     pub(super) fn look_at_unripe(&mut self, now: Instant) {
-        let due = |(path, (stamp, kind, at)): (&Arc<Path>, &(Stamp, Kind, Instant))| {
-            (*at <= now).then(|| (Arc::clone(path), *stamp, *kind))
-        };
-        let due: Vec<_> = self.unripe.iter().filter_map(due).collect();
-        for (path, stamp, kind) in due {
-            self.unripe.remove(&path);
-            let from = self.suspended.get(path.as_os_str().as_bytes()).copied();
-            self.enqueue(Queued::fresh(path, kind, stamp, from));
+        if self.unripe.is_empty() || self.unripe_looked.is_some_and(|at| now.duration_since(at) < RIPEN) {
+            return;
+        }
+        self.unripe_looked = Some(now);
+        for queued in std::mem::take(&mut self.unripe).into_values() {
+            self.enqueue(queued);
         }
     }
+}
+
+/// What a queued file takes of its owner's share.
+fn booked(queued: &Queued) -> Booked {
+    Booked { owner: queued.stamp.owner, bytes: queued.stamp.bytes, lines: 0 }
+}
+
+/// What an open file may take of memory.
+fn weight(bytes: u64) -> u64 {
+    bytes.min(OPEN_BYTES_MAX)
 }
 
 fn new_job(
@@ -692,12 +650,14 @@ fn new_job(
         began: Instant::now(),
         counts: Arc::default(),
         body,
-        share: (queued.stamp.owner, queued.stamp.bytes),
+        share: booked(queued),
+        put_back: false,
         given_up: None,
         gone_since: None,
         status_at: None,
         folder: None,
         from: None,
+        origin: queued.source().0,
         retry_failed: matches!(queued.how, Wanted::Fresh { retry_failed: true, .. }),
         before: None,
         lines: None,
