@@ -281,10 +281,15 @@ impl Daemon {
 
     /// Waits until it watches so many folders.
     pub fn wait_until_watching(&mut self, folders: usize) {
+        self.wait_until_watching_for(folders, WAIT_MAX);
+    }
+
+    /// The same, for longer.
+    pub fn wait_until_watching_for(&mut self, folders: usize, longest: Duration) {
         let began = Instant::now();
         while self.watches() < folders {
             assert!(!self.has_ended(), "it has ended:\n{}", self.stderr());
-            assert!(began.elapsed() < WAIT_MAX, "it does not watch:\n{}", self.stderr());
+            assert!(began.elapsed() < longest, "it does not watch:\n{}", self.stderr());
             std::thread::sleep(LOOK);
         }
     }
