@@ -27,7 +27,7 @@ use crate::line::{Outcome, Request};
 /// How often what has its time is looked after.
 const TICK: Duration = Duration::from_millis(250);
 /// A tick that is so late tells that the process was stopped.
-const STOOD_STILL: Duration = Duration::from_secs(5);
+const STOOD_STILL: Duration = Duration::from_secs(2);
 /// So many occurrences are handled before the engine gets its turn.
 const HANDLED_AT_ONCE: usize = 256;
 
@@ -107,6 +107,10 @@ impl Desk {
     /// Hears of everything that happened; whether anything did, and more may wait.
     pub fn poll_all(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
+        // First, because it finds out whether the process stood still.
+        while self.ticks.poll_tick(cx).is_ready() {
+            self.tick();
+        }
         for _ in 0..HANDLED_AT_ONCE {
             let Poll::Ready(Some((spool, occurrence))) = self.inbox.poll_recv(cx) else {
                 break;
@@ -120,9 +124,6 @@ impl Desk {
         while self.hangups.poll_recv(cx).is_ready() {
             self.read_configuration();
             any = true;
-        }
-        while self.ticks.poll_tick(cx).is_ready() {
-            self.tick();
         }
         for seat in &mut self.seats {
             if let Err(stop) = seat.poll(&self.shared, cx) {

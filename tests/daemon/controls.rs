@@ -150,7 +150,9 @@ fn a_retry_during_the_run_is_heard_after_it() {
     let _daemon = spool.start();
     for (name, count) in [("small", 10), ("large", 70)] {
         spool.put(format!("{name}.jsonl"), failing_once(name, count, &[2]));
-        spool.wait("its first failure", || spool.prompts().contains(&format!("sim:status=413*1 {name} 2")).then_some(()));
+        spool.wait("its first failure", || {
+            spool.prompts().contains(&format!("sim:status=413*1 {name} 2")).then_some(())
+        });
         touch(&spool, &format!("{name}.jsonl.retry"));
         spool.wait("the second try", || {
             let result = spool.text(format!("{name}.out.jsonl"))?;
@@ -170,7 +172,7 @@ fn a_cancelled_change_leaves_the_result_that_was_there() {
         let (input, result) = (format!("{name}.jsonl"), format!("{name}.out.jsonl"));
         spool.put(&input, lines(name, count));
         spool.wait_for_answers(&result, name, count);
-        let more = |tag: &str| lines(name, count) + &lines(tag, 40);
+        let more = |tag: &str| lines(name, count) + &lines(&format!("{name}-{tag}"), 40);
         spool.put(&input, more("given-up"));
         spool.wait_in_flight(4);
         touch(&spool, &format!("{input}.cancel"));

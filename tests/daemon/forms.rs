@@ -44,7 +44,8 @@ fn what_holds_nothing_to_ask_has_a_result_all_the_same() {
     let spool = Spool::new();
     let daemon = spool.start();
     let bad = "not JSON\n{\"prompt\":7}\n[]\n".repeat(30);
-    for (name, text) in [("none.jsonl", ""), ("blank.jsonl", "\n \n\r\n"), ("bad.jsonl", "{\n"), ("worse.jsonl", &bad)] {
+    for (name, text) in [("none.jsonl", ""), ("blank.jsonl", "\n \n\r\n"), ("bad.jsonl", "{\n"), ("worse.jsonl", &bad)]
+    {
         spool.put(name, text);
     }
     spool.put("nothing.txt", "");
@@ -54,7 +55,10 @@ fn what_holds_nothing_to_ask_has_a_result_all_the_same() {
         assert_eq!(spool.wait_for(name), "", "{name}");
     }
     spool.wait_for_contents("bad.out.jsonl", &["not_json".to_owned()]);
-    spool.wait_for_contents("worse.out.jsonl", &["not_json", "bad_field", "unknown_form"].repeat(30).into_iter().map(str::to_owned).collect::<Vec<_>>());
+    spool.wait_for_contents(
+        "worse.out.jsonl",
+        &["not_json", "bad_field", "unknown_form"].repeat(30).into_iter().map(str::to_owned).collect::<Vec<_>>(),
+    );
     assert_eq!(spool.sim.count("requests"), 0);
     daemon.stop().expect(0);
 }

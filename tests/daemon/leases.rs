@@ -19,7 +19,11 @@ fn standby(spool: &Spool) -> Daemon {
 
 /// Makes a lease, and the locks of what is under way, look as if nobody had touched them for 200 s.
 fn age(spool: &Spool) {
-    shell(r#"touch -d '-200 seconds' "$1" "$2"/*/journal.lock"#, &spool.path(".anvil/lease"), &spool.path(".anvil/jobs"));
+    shell(
+        r#"touch -d '-200 seconds' "$1" "$2"/*/journal.lock"#,
+        &spool.path(".anvil/lease"),
+        &spool.path(".anvil/jobs"),
+    );
 }
 
 #[test]

@@ -47,7 +47,11 @@ fn results_that_were_moved_away_are_not_made_again() {
     // What is the same to the byte is done, whatever its times and modes say. Who drops it once more wants a result of
     // it, which costs nothing.
     let daemon = spool.start();
-    shell(r#"chmod 600 "$1"; touch "$1"; cat "$2" > "$2.same"; cat "$2.same" > "$2""#, &spool.path("small.jsonl"), &spool.path("text.txt"));
+    shell(
+        r#"chmod 600 "$1"; touch "$1"; cat "$2" > "$2.same"; cat "$2.same" > "$2""#,
+        &spool.path("small.jsonl"),
+        &spool.path("text.txt"),
+    );
     spool.put("large.jsonl", lines("large", 90));
     spool.wait_for_answers("large.out.jsonl", "large", 90);
     spool.pass("another");
@@ -112,7 +116,8 @@ fn a_kill_costs_what_was_in_flight_at_most() {
     wait_for_all(&spool);
     let repeats = spool.sim.count("repeats");
     assert!(repeats <= 4 * SLOTS, "{repeats} repeats");
-    let mut names = vec!["small.jsonl", "large.jsonl", "text.txt", "small.out.jsonl", "large.out.jsonl", "text.txt.out.md"];
+    let mut names =
+        vec!["small.jsonl", "large.jsonl", "text.txt", "small.out.jsonl", "large.out.jsonl", "text.txt.out.md"];
     names.sort_unstable();
     spool.wait("the end of all status files", || (spool.names().len() <= names.len()).then_some(()));
     assert_eq!(spool.names(), names);
