@@ -5,6 +5,7 @@
 
 mod arguments;
 mod refusals;
+mod spool;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,8 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use crate::config::{Action, Environment, Flags, Layer, Order, Task, build, parse_base_url};
 use crate::exit::{Stop, help_text};
 use arguments::{Command, InputArgs, LimitArgs, OutputArgs, ReportArgs, ResumeArgs, ServiceArgs, separator};
-use refusals::{SERVICELESS, is_stray, refuse_keys, refuse_strays};
+use refusals::{SERVICELESS, daemon_refuses, is_stray, refuse_keys, refuse_strays};
+use spool::DaemonArgs;
 
 /// What `--help` shows before the exit table.
 const EXAMPLES: &str = "\
@@ -34,7 +36,9 @@ const USAGE: &str = "\
 anvil-filter [OPTIONS] [FILE]...
        anvil-filter check|models [OPTIONS]
        anvil-filter journal JOURNAL [OPTIONS]
-       anvil-filter merge SHARD... [OPTIONS]";
+       anvil-filter merge SHARD... [OPTIONS]
+       anvil-filter daemon|status --spool DIR... [OPTIONS]
+       anvil-filter submit --spool DIR FILE... [OPTIONS]";
 
 const SHORT_USAGE: &str = "\
 anvil-filter sends one prompt per input line and writes one completion per line.
@@ -90,7 +94,12 @@ where
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     refuse_keys(&arguments).map_err(CliExit::Usage)?;
     let mut command = command();
-    let matches = command.try_get_matches_from_mut(arguments).map_err(cli_exit)?;
+    let is_daemon = arguments.iter().any(|argument| argument == "daemon");
+    let told = |error: clap::Error| match daemon_refuses(&error).filter(|_| is_daemon) {
+        Some(stop) => CliExit::Usage(stop),
+        None => cli_exit(error),
+    };
+    let matches = command.try_get_matches_from_mut(arguments).map_err(told)?;
     let cli = Cli::from_arg_matches(&matches).map_err(cli_exit)?;
     refuse_strays(&command, &matches).map_err(CliExit::Usage)?;
     cli.refuse_contradictions().map_err(CliExit::Usage)?;
@@ -143,6 +152,9 @@ impl Cli {
         let action = match self.command.take() {
             Some(Command::Journal(arguments)) => return Ok(Task::Journal(arguments.into_task(verbosity))),
             Some(Command::Merge(arguments)) => return Ok(Task::Merge(arguments.into_task(verbosity))),
+            Some(Command::Status(arguments)) => return Ok(Task::Status(arguments.into_task())),
+            Some(Command::Submit(arguments)) => return Ok(Task::Submit(arguments.into_task(verbosity))),
+            Some(Command::Daemon(arguments)) => return self.into_daemon(*arguments, environment),
             Some(Command::Check) => Action::Check,
             Some(Command::Models) => Action::Models,
             None if self.input.dry_run => Action::DryRun,
@@ -150,6 +162,13 @@ impl Cli {
         };
         let config = build(self.into_flags(action)?, environment)?;
         Ok(Task::Run(Box::new(config)))
+    }
+
+    fn into_daemon(mut self, arguments: DaemonArgs, environment: &Environment) -> Result<Task, Stop> {
+        let daemon = arguments.split(&mut self);
+        let mut flags = self.into_flags(Action::Daemon)?;
+        flags.layer.daemon = daemon;
+        Ok(Task::Run(Box::new(build(flags, environment)?)))
     }
 
     fn into_flags(mut self, action: Action) -> Result<Flags, Stop> {
@@ -173,7 +192,6 @@ impl Cli {
             discard_journal: self.resume.discard_journal,
             deadline: self.resume.deadline.take(),
             shard: self.resume.shard,
-            daemon: None,
             layer: self.into_layer()?,
         })
     }
@@ -187,20 +205,20 @@ impl Cli {
             model: service.model,
             system: input.system,
             dialect: service.dialect,
-            upstream: service.upstream,
-            concurrency: limits.concurrency,
+            upstream: service.how.upstream,
+            concurrency: limits.bounds.concurrency,
             api_key_file: service.api_key_file,
             ca_cert: Some(service.ca_cert).filter(|files| !files.is_empty()),
             format: output.format,
             input: input.input,
-            max_line_bytes: limits.max_line_bytes,
-            window_bytes: limits.window_bytes,
-            max_reply_bytes: limits.max_reply_bytes,
+            max_line_bytes: limits.bounds.max_line_bytes,
+            window_bytes: limits.bounds.window_bytes,
+            max_reply_bytes: limits.bounds.max_reply_bytes,
             max_outage: limits.max_outage,
             auth_wait: limits.auth_wait,
-            max_retry_delay: limits.max_retry_delay,
+            max_retry_delay: limits.clocks.max_retry_delay,
             params: input.params,
-            timeouts: limits.timeouts(),
+            timeouts: limits.clocks.timeouts(),
             ..Layer::default()
         })
     }

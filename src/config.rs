@@ -29,19 +29,23 @@ use crate::api::{Dialect, Upstream};
 use crate::line::{Defaults, InputForm};
 
 pub use build::{Flags, build};
-pub use daemon::{Daemon, LogFormat, Owner, OwnerCaps};
+pub use daemon::{Daemon, DaemonLayer, LogFormat, Owner, OwnerCaps, OwnerLayer};
 pub use deadline::{Deadline, parse_deadline};
 pub use environment::Environment;
-pub use layer::{Layer, Timeouts};
+pub use file::parse_toml;
+pub use layer::{Layer, Params, Timeouts, filled, params, params_over};
 pub use output::{
     Allowance, Destination, JournalConfig, Order, Output, input_copy_beside, journal_beside, with_ending,
 };
 pub use shard::{Shard, ShardChoice, parse_shard};
-pub use task::{JournalAction, JournalTask, MergeTask, Task};
+pub use task::{JournalAction, JournalTask, MergeTask, StatusForm, StatusTask, SubmitTask, Task};
 pub use values::{parse_allowance, parse_base_url, parse_bytes, parse_duration, parse_param};
 
 /// The service that is meant when nobody names one.
 pub const BASE_URL_DEFAULT: &str = "https://anvilgpt.rcac.purdue.edu/api";
+
+/// As good as for ever, and still no overflow when it is added to a time: how long a daemon waits for its service.
+pub const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Everything that a run needs to know.
 #[derive(Debug)]
@@ -145,9 +149,9 @@ pub struct Clocks {
     pub whole_reply: Duration,
     /// For requests in flight to finish after the first signal.
     pub drain: Duration,
-    /// How long an outage of the service is waited out.
+    /// How long an outage of the service is waited out; [`FOR_EVER`] in a daemon.
     pub outage_max: Duration,
-    /// How long to wait for another token when the old one is refused.
+    /// How long to wait for another token when the old one is refused; [`FOR_EVER`] in a daemon.
     pub auth_wait: Duration,
     /// The longest pause between two attempts of one request.
     pub retry_delay_max: Duration,

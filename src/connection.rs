@@ -14,17 +14,21 @@ const LIST_BYTES_MAX: usize = 8 << 20;
 
 /// The transport of a configuration.
 pub fn client(config: &Config) -> Result<ApiClient, Stop> {
+    ApiClient::new(settings(config)).map_err(|message| {
+        Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one")
+    })
+}
+
+/// What the transport of a configuration needs to know.
+pub fn settings(config: &Config) -> Settings {
     let Service { base_url, token, ca_certificates_pem, .. } = &config.service;
-    let settings = Settings {
+    Settings {
         base_url: base_url.clone(),
         token: token.clone(),
         ca_certificates_pem: ca_certificates_pem.clone(),
         connect_timeout: config.clocks.connect,
         connections_max: config.limits.concurrency.get(),
-    };
-    ApiClient::new(settings).map_err(|message| {
-        Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one")
-    })
+    }
 }
 
 /// The names of the models that the token may use.

@@ -29,11 +29,12 @@
 //! - *Nothing is paid twice*: with a journal, a slot stays taken until its outcome is durable, and nobody hears of an
 //!   outcome before.
 //! - *One owner per state*: one task owns engine and mode; threads are only the reader, the writer, the journal (which
-//!   does every durable write of a run) and the display.
+//!   does every durable write of a run) and the display. A pipe in which little comes is read, and written, by the task
+//!   itself, where the kernel can say that it need not wait; then a line wakes nobody else.
 //!   There is no lock on the way of a line, but for the one around counted names.
 //! - *A reply is an answer only when it holds up*: every doubt is a signal of its own ([`api::signal`]).
-//! - *One file writes stdout* (`filter/writer.rs`; the small commands print theirs in `command/mod.rs`), and one file
-//!   has unsafe code (`stdout_probe.rs`).
+//! - *One file writes stdout* (`filter/writer.rs`; the small commands print theirs in `command/mod.rs`), and two small
+//!   files have unsafe code (`stdout_probe.rs`, `daemon/snapshot/writers.rs`).
 
 pub mod api;
 pub mod cli;
@@ -82,11 +83,19 @@ fn run_task(task: Task) -> Result<Exit, Stop> {
         Task::Run(config) => run_config(*config),
         Task::Journal(task) => command::journal::run(&task),
         Task::Merge(task) => command::merge::run(&task),
+        Task::Status(task) => command::status::run(&task),
+        Task::Submit(task) => command::submit::run(&task),
     }
 }
 
 fn run_config(config: Config) -> Result<Exit, Stop> {
-    report::start_log(config.report.verbosity);
+    let level = match &config.daemon {
+        Some(daemon) => Some(report::log::start(config.report.verbosity, daemon.log_format)?),
+        None => {
+            report::start_log(config.report.verbosity);
+            None
+        }
+    };
     must_have_descriptors()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -94,16 +103,32 @@ fn run_config(config: Config) -> Result<Exit, Stop> {
         .map_err(|error| Stop::new(Exit::Io, format!("start the runtime: {error}")))?;
     let result = runtime.block_on(async {
         match config.action {
-            Action::Filter => filter::run(config).await,
+            // One of several, and larger than the others by far.
+            Action::Filter => Box::pin(filter::run(config)).await,
             Action::DryRun => command::dry_run::run(config).await,
             Action::Check => command::check::run(config).await,
             Action::Models => command::models::run(config).await,
-            Action::Daemon => Err(Stop::config("the daemon is not there yet")),
+            Action::Daemon => {
+                let set_level = move |verbosity| level.iter().for_each(|level| level.set(verbosity));
+                daemon::run(config, daemon::Outside { read: Box::new(reload), set_level: Box::new(set_level) }).await
+            }
         }
     });
     // A name look-up or a read of an idle stdin may still block a thread; nobody waits for it.
     runtime.shutdown_background();
     result
+}
+
+/// The configuration as command line, environment and files have it now.
+fn reload() -> Result<Config, Stop> {
+    let cli = cli::parse(std::env::args_os()).map_err(|exit| match exit {
+        CliExit::Usage(stop) => stop,
+        CliExit::Help(_) => Stop::usage("help was asked for"),
+    })?;
+    match cli.into_task(&Environment::from_process())? {
+        Task::Run(config) => Ok(*config),
+        _ => Err(Stop::usage("another task was asked for")),
+    }
 }
 
 /// The runtime panics when there is no descriptor left for the sockets by which it hears of signals.

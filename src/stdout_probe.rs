@@ -1,8 +1,8 @@
 //! Finds out whether stdout was open when the program was started.
 //!
 //! Before `main`, Rust's runtime opens `/dev/null` in place of a standard descriptor that is closed, and so every write
-//! to a closed stdout would succeed and be lost. Only a look before the runtime's own start can tell. This is the one
-//! file with unsafe code.
+//! to a closed stdout would succeed and be lost. Only a look before the runtime's own start can tell, and that takes
+//! unsafe code.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -10,6 +10,7 @@ use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, PossibleValue
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::value::RawValue;
 
+use super::spool::{DaemonArgs, StatusArgs, SubmitArgs};
 use crate::api::Upstream;
 use crate::config::{
     Allowance, Deadline, DialectChoice, JournalAction, JournalTask, MergeTask, Report, Separator, ShardChoice,
@@ -27,6 +28,12 @@ pub(super) enum Command {
     Journal(JournalArgs),
     /// Put the outputs of all shards together, in the order of the whole input
     Merge(MergeArgs),
+    /// Run every prompt file that is dropped into a folder, and write its results beside it
+    Daemon(Box<DaemonArgs>),
+    /// Say how a daemon and its prompt files stand
+    Status(StatusArgs),
+    /// Drop prompt files into a daemon's folder, and print where their results will be
+    Submit(SubmitArgs),
 }
 
 #[derive(Debug, Args)]
@@ -160,16 +167,37 @@ pub(super) struct ServiceArgs {
     /// What the service speaks; auto asks it [default: auto]
     #[arg(long, value_name = "DIALECT", global = true)]
     pub(super) dialect: Option<DialectChoice>,
-    /// Whether replies come as a stream or whole [default: stream]
-    #[arg(long, value_name = "HOW")]
-    pub(super) upstream: Option<Upstream>,
+    #[command(flatten)]
+    pub(super) how: UpstreamArgs,
     /// Read this configuration file, too
     #[arg(long, value_name = "FILE", global = true)]
     pub(super) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
+pub(super) struct UpstreamArgs {
+    /// Whether replies come as a stream or whole [default: stream]
+    #[arg(long, value_name = "HOW")]
+    pub(super) upstream: Option<Upstream>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct LimitArgs {
+    #[command(flatten)]
+    pub(super) bounds: BoundArgs,
+    /// How long an outage is waited out [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) max_outage: Option<Duration>,
+    /// How long to wait for a new key when the old one is refused [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub(super) auth_wait: Option<Duration>,
+    #[command(flatten)]
+    pub(super) clocks: ClockArgs,
+}
+
+/// What is in flight, and how large anything may be.
+#[derive(Debug, Args)]
+pub(super) struct BoundArgs {
     /// Requests in flight at once [default: 4]
     #[arg(short = 'j', long, value_name = "N")]
     pub(super) concurrency: Option<NonZeroUsize>,
@@ -182,12 +210,11 @@ pub(super) struct LimitArgs {
     /// Longest reply [default: 64M]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, hide_short_help = true)]
     pub(super) max_reply_bytes: Option<usize>,
-    /// How long an outage is waited out [default: 30m]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub(super) max_outage: Option<Duration>,
-    /// How long to wait for a new key when the old one is refused [default: 30m]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub(super) auth_wait: Option<Duration>,
+}
+
+/// How long single requests are given.
+#[derive(Debug, Args)]
+pub(super) struct ClockArgs {
     /// Longest pause between two attempts [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
     pub(super) max_retry_delay: Option<Duration>,
@@ -222,15 +249,15 @@ pub(super) struct ReportArgs {
 }
 
 /// The name of a file that cannot be a stream; here `-` would be a file of that name, which nobody means.
-fn file_name() -> impl TypedValueParser<Value = PathBuf> {
+pub(super) fn file_name() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
         true => Err("a file is needed here, not a stream; for a file that is called -, write ./-"),
         false => Ok(path),
     })
 }
 
-/// The forms of whole answers: a journal holds no deltas to tell.
-fn whole_format() -> impl TypedValueParser<Value = Format> {
+/// The forms of whole answers: a journal, and a daemon, hold no deltas to tell.
+pub(super) fn whole_format() -> impl TypedValueParser<Value = Format> {
     let whole = Format::value_variants().iter().filter(|format| **format != Format::Events);
     let names: Vec<_> = whole.filter_map(Format::to_possible_value).collect();
     PossibleValuesParser::new(names).try_map(|name| Format::from_str(&name, false))
@@ -265,7 +292,7 @@ pub(super) fn separator(null: bool) -> Separator {
     if null { Separator::Nul } else { Separator::Newline }
 }
 
-impl LimitArgs {
+impl ClockArgs {
     pub(super) fn timeouts(&self) -> Timeouts {
         Timeouts {
             connect: self.connect_timeout,

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches};
 
@@ -24,7 +25,30 @@ use crate::line::Format;
 use crate::line::escape::shown;
 
 /// The subcommands that talk to no service.
-pub(super) const SERVICELESS: &[&str] = &["journal", "merge"];
+pub(super) const SERVICELESS: &[&str] = &["journal", "merge", "status", "submit"];
+
+/// What a daemon does not take, and why.
+const DAEMON_REFUSES: &[(&[&str], &str)] = &[
+    (
+        &["--max-outage", "--auth-wait"],
+        "a daemon waits for the service, and for a key that it takes, as long as it lasts",
+    ),
+    (
+        &["--output", "-o", "--journal", "--fresh", "--retry-failed", "--force", "--discard-journal", "--unordered"],
+        "results go beside their prompt files, in their order, and a daemon keeps its own journals; \
+         NAME.retry beside a prompt file asks again for its failed lines",
+    ),
+    (
+        &["--failed", "--meta", "--allow-failed", "--max-failed"],
+        "each prompt file has its own result and its own status",
+    ),
+    (&["--deadline"], "a daemon has no end of its own: stop it, or run it with --once"),
+    (&["--shard"], "a folder has one daemon, which runs all that is in it"),
+    (&["--dry-run"], "try the prompt file itself: anvil-filter --dry-run FILE"),
+    (&["--input"], "a file's ending says what it holds; `input` in a folder's anvil.toml may say otherwise"),
+    (&["--null", "-0"], "the records of a prompt file are lines"),
+    (&["--progress"], "anvil-filter status --spool DIR --watch shows it"),
+];
 
 /// What to do about a key on the command line.
 const KEY_WAYS: &str = "\
@@ -82,12 +106,30 @@ pub(super) fn refuse_strays(command: &clap::Command, matches: &ArgMatches) -> Re
     })
 }
 
+/// What to say of an argument that the parser does not know, on the command line of a daemon.
+pub(super) fn daemon_refuses(error: &clap::Error) -> Option<Stop> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
+    if !argument.starts_with('-') {
+        return Some(
+            Stop::usage("`daemon` takes no FILE")
+                .way_out("drop the file into the folder after --spool: anvil-filter submit --spool DIR FILE"),
+        );
+    }
+    let (_, reason) = DAEMON_REFUSES.iter().find(|(flags, _)| flags.contains(&argument.as_str()))?;
+    Some(Stop::usage(format!("`daemon` takes no {argument}: {reason}")).way_out(format!("leave {argument} out")))
+}
+
 impl Cli {
     pub(super) fn refuse_contradictions(&self) -> Result<(), Stop> {
         match &self.command {
             Some(Command::Journal(arguments)) => arguments.refuse_contradictions(),
             Some(Command::Merge(arguments)) => arguments.refuse_contradictions(),
-            Some(Command::Check | Command::Models) => Ok(()),
+            Some(Command::Daemon(arguments)) => arguments.refuse_contradictions(),
+            Some(Command::Submit(arguments)) => arguments.refuse_contradictions(),
+            Some(Command::Check | Command::Models | Command::Status(_)) => Ok(()),
             None => {
                 self.refuse_contradicting_forms()?;
                 self.resume.refuse_contradictions()?;
@@ -230,7 +272,7 @@ impl MergeArgs {
     }
 }
 
-fn refuse_if(given: bool, message: &str, way_out: &str) -> Result<(), Stop> {
+pub(super) fn refuse_if(given: bool, message: &str, way_out: &str) -> Result<(), Stop> {
     if given { Err(Stop::usage(message).way_out(way_out)) } else { Ok(()) }
 }
 

@@ -312,11 +312,7 @@ fn help_of_work_on_journals_tells_of_nothing_else() {
 fn help_states_the_real_defaults() {
     let (limits, clocks) = (Limits::default(), Clocks::default());
     let long = help("--help").split_whitespace().collect::<Vec<_>>().join(" ");
-    let has = |flag: &str, value: String| {
-        let text = long.split(&format!("--{flag} <")).nth(1).unwrap();
-        let stated = text.split("[default: ").nth(1).unwrap().split(']').next().unwrap();
-        assert_eq!(stated, value, "--{flag}");
-    };
+    let has = |flag: &str, value: String| assert_default(&long, flag, &value);
     has("concurrency", limits.concurrency.to_string());
     has("max-line-bytes", format!("{}M", limits.line_bytes_max >> 20));
     has("window-bytes", format!("{}M", limits.window_bytes_max >> 20));
@@ -329,4 +325,11 @@ fn help_states_the_real_defaults() {
     has("chunk-timeout", format!("{}s", clocks.between_chunks.as_secs()));
     has("reply-timeout", format!("{}s", clocks.whole_reply.as_secs()));
     has("drain-timeout", format!("{}s", clocks.drain.as_secs()));
+}
+
+#[track_caller]
+pub(super) fn assert_default(help: &str, flag: &str, value: &str) {
+    let text = help.split(&format!("--{flag} <")).nth(1).unwrap();
+    let stated = text.split("[default: ").nth(1).unwrap().split(']').next().unwrap();
+    assert_eq!(stated, value, "--{flag}");
 }

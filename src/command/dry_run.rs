@@ -38,11 +38,11 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
         Found::Record(content) => (line, Some(content.to_vec())),
         Found::TooLong(_) => (line, None),
     };
-    let mut input = reader::spawn(sources, split(&config), None, keep)
+    let mut input = reader::start(sources, split(&config), None, keep)
         .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
     let mut survey = Survey::default();
     let mut end = None;
-    while let Some(next) = input.recv().await {
+    while let Some(next) = input.next().await {
         match next {
             Input::Block(block) => {
                 block.iter().for_each(|(line, content)| survey.look(&config, *line, content.as_deref()))

@@ -1,4 +1,4 @@
-//! The small commands beside the filter: `check`, `models`, `journal`, `merge`, and `--dry-run`.
+//! The small commands beside the filter: `check`, `models`, `journal`, `merge`, `status`, `submit`, and `--dry-run`.
 
 pub mod check;
 pub mod dry_run;
@@ -6,8 +6,10 @@ pub mod journal;
 pub mod merge;
 pub mod models;
 mod shard;
+pub mod status;
+pub mod submit;
 
-use std::io::{BufWriter, StdoutLock, Write as _};
+use std::io::{BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
 use crate::exit::{Exit, Stop};
 use crate::line::escape::message;
@@ -45,4 +47,43 @@ impl Out {
     fn finish(mut self) -> Result<(), Stop> {
         self.0.flush().map_err(stdout_stop)
     }
+}
+
+/// The terminal that stdout is, with its cursor hidden; dropping it brings the cursor back.
+struct Screen(());
+
+impl Screen {
+    /// `None` when stdout is no terminal.
+    fn open() -> Result<Option<Self>, Stop> {
+        if !stdout_is_terminal() {
+            return Ok(None);
+        }
+        let mut out = Out::open()?;
+        out.write(b"\x1b[?25l\x1b[2J")?;
+        out.finish()?;
+        Ok(Some(Self(())))
+    }
+
+    /// Columns and rows, as they are now.
+    fn size(&self) -> (usize, usize) {
+        match rustix::termios::tcgetwinsize(std::io::stdout()) {
+            Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+            // A terminal that does not tell is one of the oldest kind.
+            _ => (80, 24),
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // Where the cursor cannot be brought back there is no terminal any more.
+        let _ = Out::open().and_then(|mut out| {
+            out.write(b"\x1b[?25h\n")?;
+            out.finish()
+        });
+    }
+}
+
+fn stdout_is_terminal() -> bool {
+    std::io::stdout().is_terminal()
 }

@@ -7,15 +7,17 @@ mod tests;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::certificates::certificates;
+use super::daemon::daemon;
 use super::environment::Environment;
 use super::gather::{read_files, variables};
 use super::keys::Keys;
 use super::layer::Layer;
 use super::values::parse_base_url;
 use super::{
-    Action, Allowance, BASE_URL_DEFAULT, Clocks, Config, Daemon, Deadline, Destination, DialectChoice, Input,
+    Action, Allowance, BASE_URL_DEFAULT, Clocks, Config, Deadline, Destination, DialectChoice, FOR_EVER, Input,
     InputFile, JournalConfig, Limits, Order, Output, Report, Separator, Service, ShardChoice, journal_beside,
 };
 use crate::api::Upstream;
@@ -67,8 +69,6 @@ pub struct Flags {
     pub deadline: Option<Deadline>,
     /// The part of the input that is this run's own.
     pub shard: Option<ShardChoice>,
-    /// The settings of the daemon.
-    pub daemon: Option<Daemon>,
 }
 
 /// Makes the configuration: `/etc`, the user's file, the named file, the environment, then flags; the later one wins.
@@ -89,13 +89,13 @@ pub fn build(mut flags: Flags, environment: &Environment) -> Result<Config, Stop
     let deadline = flags.deadline.as_ref().map(|deadline| deadline.resolve(environment)).transpose()?;
     let report = flags.report;
     let action = flags.action;
-    let daemon = flags.daemon.take();
     let output = output(flags, settings.format, environment)?;
+    let daemon = (action == Action::Daemon).then(|| daemon(&mut settings)).transpose()?;
     Ok(Config {
         action,
         service: service(&mut settings, &keys, action)?,
         limits: limits(&settings, files.ceiling, &mut warnings),
-        clocks: Clocks { deadline, ..clocks(&settings) },
+        clocks: Clocks { deadline, ..clocks(&settings, action) },
         defaults: Defaults { model: settings.model, system: settings.system, params: settings.params },
         input,
         output,
@@ -138,8 +138,13 @@ fn limits(settings: &Layer, ceiling: Option<(NonZeroUsize, PathBuf)>, warnings: 
     }
 }
 
-fn clocks(settings: &Layer) -> Clocks {
+fn clocks(settings: &Layer, action: Action) -> Clocks {
     let default = Clocks::default();
+    // Nothing upstream ends a daemon, whatever the configuration files say for runs.
+    let patience = |wanted: Option<Duration>, usual| match action {
+        Action::Daemon => FOR_EVER,
+        _ => wanted.unwrap_or(usual),
+    };
     let timeouts = &settings.timeouts;
     Clocks {
         connect: timeouts.connect.unwrap_or(default.connect),
@@ -147,8 +152,8 @@ fn clocks(settings: &Layer) -> Clocks {
         between_chunks: timeouts.chunk.unwrap_or(default.between_chunks),
         whole_reply: timeouts.reply.unwrap_or(default.whole_reply),
         drain: timeouts.drain.unwrap_or(default.drain),
-        outage_max: settings.max_outage.unwrap_or(default.outage_max),
-        auth_wait: settings.auth_wait.unwrap_or(default.auth_wait),
+        outage_max: patience(settings.max_outage, default.outage_max),
+        auth_wait: patience(settings.auth_wait, default.auth_wait),
         retry_delay_max: settings.max_retry_delay.unwrap_or(default.retry_delay_max),
         deadline: None,
     }
@@ -170,15 +175,8 @@ fn output(flags: Flags, format: Option<Format>, environment: &Environment) -> Re
     // The flags cannot contradict each other here; a format from a file gives way to `--merge`.
     let format = format.filter(|_| flags.merge.is_none());
     let journal = journal(&flags, environment);
-    if journal.is_some() && format == Some(Format::Events) {
-        let flag = if flags.output.is_some() { "-o" } else { "--journal" };
-        return Err(Stop::usage(format!(
-            "{flag} keeps whole answers, and the format events tells their pieces as they arrive"
-        ))
-        .way_out(format!(
-            "choose another form, --format completion for example, or leave {flag} out; \
-                 the form may come from `format` in a configuration file"
-        )));
+    if format == Some(Format::Events) && (journal.is_some() || flags.action == Action::Daemon) {
+        return Err(events_are_not_kept(&flags));
     }
     Ok(Output {
         format,
@@ -194,6 +192,19 @@ fn output(flags: Flags, format: Option<Format>, environment: &Environment) -> Re
         force: flags.force,
         discard_journal: flags.discard_journal,
     })
+}
+
+fn events_are_not_kept(flags: &Flags) -> Stop {
+    let (keeper, instead) = match flags.action {
+        Action::Daemon => ("a daemon", ""),
+        _ if flags.output.is_some() => ("-o", ", or leave -o out"),
+        _ => ("--journal", ", or leave --journal out"),
+    };
+    Stop::usage(format!("{keeper} keeps whole answers, and the format events tells their pieces as they arrive"))
+        .way_out(format!(
+            "choose another form, --format completion for example{instead}; \
+             the form may come from `format` in a configuration file"
+        ))
 }
 
 fn journal(flags: &Flags, environment: &Environment) -> Option<JournalConfig> {

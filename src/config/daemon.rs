@@ -1,7 +1,15 @@
 //! What the daemon needs to know beside what every run does.
 
+mod folders;
+mod layer;
+mod owners;
+
 use std::path::PathBuf;
 use std::time::Duration;
+
+use super::layer::Layer;
+use crate::exit::Stop;
+pub use layer::{DaemonLayer, OwnerLayer};
 
 /// The settings of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +65,8 @@ pub struct Owner {
 }
 
 /// How the daemon's log looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people; with the kernel's priorities in front when the journal of systemd reads it.
     #[default]
@@ -84,4 +93,35 @@ impl Default for Daemon {
             log_format: LogFormat::default(),
         }
     }
+}
+
+/// The settings of the daemon that all layers come to. The folders are there, no two are the same, and every owner is a
+/// user of this machine.
+///
+/// Fails with 64 when no folder is named, and with 78 when one cannot be watched, or when an owner is nobody.
+pub(super) fn daemon(settings: &mut Layer) -> Result<Daemon, Stop> {
+    let default = Daemon::default();
+    let caps = default.owner_caps;
+    let layer = std::mem::take(&mut settings.daemon);
+    let daemon = Daemon {
+        spools: layer.spool.unwrap_or_default(),
+        recursive: layer.recursive.unwrap_or(default.recursive),
+        archive: layer.archive,
+        once: layer.once.unwrap_or(default.once),
+        standby: layer.standby.unwrap_or(default.standby),
+        settle: layer.settle.unwrap_or(default.settle),
+        scan_every: layer.scan_every.unwrap_or(default.scan_every),
+        open_files_max: layer.max_open_files.map_or(default.open_files_max, usize::from),
+        file_bytes_max: layer.max_file_bytes.map_or(default.file_bytes_max, |bytes| bytes as u64),
+        owner_caps: OwnerCaps {
+            files: layer.max_owner_files.map_or(caps.files, u64::from),
+            bytes: layer.max_owner_bytes.map_or(caps.bytes, |bytes| bytes as u64),
+            lines: layer.max_owner_lines.map_or(caps.lines, u64::from),
+        },
+        owners: owners::resolve(std::mem::take(&mut settings.owner))?,
+        retain: layer.retain.unwrap_or(default.retain),
+        log_format: layer.log_format.unwrap_or(default.log_format),
+    };
+    folders::check(&daemon)?;
+    Ok(daemon)
 }

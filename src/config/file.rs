@@ -9,11 +9,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
 use super::layer::Layer;
 use crate::exit::Stop;
-use crate::line::escape::shown;
+use crate::line::escape::{for_people, shown};
 
 /// The most that is read of a configuration file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -44,6 +45,24 @@ const KEYS: &[&str] = &[
     "timeouts.drain",
     "limits",
     "limits.concurrency",
+    "daemon",
+    "daemon.spool",
+    "daemon.recursive",
+    "daemon.archive",
+    "daemon.once",
+    "daemon.standby",
+    "daemon.settle",
+    "daemon.scan_every",
+    "daemon.max_open_files",
+    "daemon.max_file_bytes",
+    "daemon.max_owner_files",
+    "daemon.max_owner_bytes",
+    "daemon.max_owner_lines",
+    "daemon.retain",
+    "daemon.log_format",
+    "owner",
+    "owner.NAME",
+    "owner.NAME.api_key_file",
 ];
 
 /// Reads a configuration file; `None` when there is none. `home` stands for a leading `~/` in its paths.
@@ -64,11 +83,14 @@ pub fn load(path: &Path, home: Option<&Path>) -> Result<Option<Layer>, Stop> {
         return Err(unreadable("it is longer than 1 MiB".to_owned()));
     }
     let text = std::str::from_utf8(&bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
-    let mut layer = parse(text, path)?;
+    let mut layer: Layer = parse_toml(text, path, KEYS)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    for file in layer.api_key_file.iter_mut().chain(layer.ca_cert.iter_mut().flatten()) {
+    let key_files = layer.owner.values_mut().filter_map(|owner| owner.api_key_file.as_mut());
+    let own = layer.api_key_file.iter_mut().chain(layer.ca_cert.iter_mut().flatten());
+    for file in own.chain(layer.daemon.paths_mut()).chain(key_files) {
         *file = resolved(file, folder, home);
     }
+    layer.owner.values_mut().for_each(|owner| owner.origin = path.to_owned());
     Ok(Some(layer))
 }
 
@@ -79,16 +101,21 @@ fn resolved(file: &Path, folder: &Path, home: Option<&Path>) -> PathBuf {
     }
 }
 
-fn parse(text: &str, path: &Path) -> Result<Layer, Stop> {
+/// Reads settings from the text of a TOML file. `keys` are all that it may hold, those of a table behind its name and a
+/// dot; what stands in `params` is not looked at.
+///
+/// An error names the path, the line and, for an unknown key, the nearest known one; it never quotes the line.
+pub fn parse_toml<T: DeserializeOwned>(text: &str, path: &Path, keys: &[&str]) -> Result<T, Stop> {
+    const CAUSE_CHARS_MAX: usize = 300;
     // Not the error's own display: it quotes the line, and the line may hold a key.
     let wrong = |error: toml::de::Error| {
         let line = line_of(text, error.span().map_or(0, |span| span.start));
-        Stop::config(format!("{}, line {line}: {}", shown(path), error.message()))
-            .way_out("correct that line, or take it out")
+        let cause = for_people(&error.message().replace('\n', "; "), CAUSE_CHARS_MAX);
+        Stop::config(format!("{}, line {line}: {cause}", shown(path))).way_out("correct that line, or take it out")
     };
     let table = DeTable::parse(text).map_err(wrong)?;
-    if let Some((key, offset)) = unknown_key(table.get_ref(), "") {
-        return Err(unknown(&key, path, line_of(text, offset)));
+    if let Some((key, offset)) = unknown_key(table.get_ref(), "", "", keys) {
+        return Err(unknown(&key, path, line_of(text, offset), keys));
     }
     toml::from_str(text).map_err(wrong)
 }
@@ -97,28 +124,33 @@ fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-/// The first key that nobody knows, with its tables before it, and the offset at which it stands.
-fn unknown_key(table: &DeTable<'_>, prefix: &str) -> Option<(String, usize)> {
+/// The first key that nobody knows, with its tables before it, and the offset at which it stands. `known` are the tables
+/// as [`KEYS`] has them, where a name that the user chose is `NAME`.
+fn unknown_key(table: &DeTable<'_>, prefix: &str, known: &str, keys: &[&str]) -> Option<(String, usize)> {
     table.iter().find_map(|(key, value)| {
         let name = format!("{prefix}{}", key.get_ref());
+        let known = if known == "owner." { "owner.NAME".to_owned() } else { format!("{known}{}", key.get_ref()) };
         match value.get_ref() {
-            _ if !KEYS.contains(&name.as_str()) => Some((name, key.span().start)),
-            DeValue::Table(inner) if name != "params" => unknown_key(inner, &format!("{name}.")),
+            _ if !keys.contains(&known.as_str()) => Some((name, key.span().start)),
+            DeValue::Table(inner) if name != "params" => {
+                unknown_key(inner, &format!("{name}."), &format!("{known}."), keys)
+            }
             _ => None,
         }
     })
 }
 
-fn unknown(key: &str, path: &Path, line: usize) -> Stop {
+fn unknown(key: &str, path: &Path, line: usize, keys: &[&str]) -> Stop {
+    const KEY_CHARS_MAX: usize = 60;
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().replace('-', "_");
     let likeness = |known: &str| strsim::jaro_winkler(&last(key), &last(known)).max(strsim::jaro_winkler(key, known));
-    let nearest = KEYS.iter().copied().max_by(|left, right| likeness(left).total_cmp(&likeness(right)));
+    let nearest = keys.iter().copied().max_by(|left, right| likeness(left).total_cmp(&likeness(right)));
     let nearest = nearest.unwrap_or_default();
-    let nearest = match nearest.split_once('.') {
+    let nearest = match nearest.rsplit_once('.') {
         Some((table, name)) => format!("`{name}` in [{table}]"),
         None => format!("`{nearest}`"),
     };
-    let key: String = key.escape_debug().collect();
+    let key = for_people(&key.escape_debug().collect::<String>(), KEY_CHARS_MAX);
     let place = shown(path);
     Stop::config(format!("{place}, line {line}: unknown key `{key}`"))
         .way_out(format!("did you mean {nearest}? Otherwise take the line out"))

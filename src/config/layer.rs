@@ -3,6 +3,7 @@
 //! Invariant: a value in a [`Layer`] is valid on its own; what a setting means beside others is for the build to judge.
 //! Refuses to know which layer wins. No error repeats a URL, for a key may stand there in the wrong place.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,11 +13,15 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::DialectChoice;
+use super::daemon::{DaemonLayer, OwnerLayer};
 use super::values::{check_param_key, parse_base_url, parse_bytes, parse_duration};
 use crate::api::Upstream;
 use crate::api::token::looks_like_key;
 use crate::exit::Stop;
 use crate::line::{Format, InputForm};
+
+/// Request parameters: name and JSON value.
+pub type Params = Vec<(String, Box<RawValue>)>;
 
 /// Settings from one place; whatever is `None` is left to the layers below.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -50,9 +55,11 @@ pub struct Layer {
     #[serde(deserialize_with = "duration")]
     pub max_retry_delay: Option<Duration>,
     #[serde(deserialize_with = "params")]
-    pub params: Vec<(String, Box<RawValue>)>,
+    pub params: Params,
     pub timeouts: Timeouts,
     pub limits: Ceilings,
+    pub daemon: DaemonLayer,
+    pub owner: BTreeMap<String, OwnerLayer>,
 }
 
 /// The `[timeouts]` of a layer.
@@ -83,11 +90,8 @@ pub struct Ceilings {
 impl Layer {
     /// This layer on top of another: what it leaves open is the other's; parameters are replaced one by one.
     pub fn over(self, lower: Layer) -> Layer {
-        let mut params = lower.params;
-        for (key, value) in self.params {
-            params.retain(|(lower_key, _)| *lower_key != key);
-            params.push((key, value));
-        }
+        let mut owner = lower.owner;
+        owner.extend(self.owner);
         Layer {
             base_url: self.base_url.or(lower.base_url),
             model: self.model.or(lower.model),
@@ -105,11 +109,23 @@ impl Layer {
             max_outage: self.max_outage.or(lower.max_outage),
             auth_wait: self.auth_wait.or(lower.auth_wait),
             max_retry_delay: self.max_retry_delay.or(lower.max_retry_delay),
-            params,
+            params: params_over(self.params, lower.params),
             timeouts: self.timeouts.over(lower.timeouts),
             limits: Ceilings { concurrency: self.limits.concurrency.or(lower.limits.concurrency) },
+            daemon: self.daemon.over(lower.daemon),
+            owner,
         }
     }
+}
+
+/// Request parameters on top of others, which are replaced one by one.
+pub fn params_over(upper: Params, lower: Params) -> Params {
+    let mut params = lower;
+    for (key, value) in upper {
+        params.retain(|(lower_key, _)| *lower_key != key);
+        params.push((key, value));
+    }
+    params
 }
 
 impl Timeouts {
@@ -129,14 +145,15 @@ fn base_url<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Url>, D::Error
     parse_base_url(&String::deserialize(input)?).map(Some).map_err(stop)
 }
 
-fn filled<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+/// A text that is not blank.
+pub fn filled<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
     match String::deserialize(input)? {
         text if text.trim().is_empty() => Err(D::Error::custom("must not be empty")),
         text => Ok(Some(text)),
     }
 }
 
-fn key_file<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
+pub(super) fn key_file<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
     match filled(input)? {
         Some(text) if looks_like_key(&text) => Err(D::Error::custom(
             "api_key_file names a file, and this looks like the key itself; write the key into a file of mode 0600",
@@ -145,7 +162,7 @@ fn key_file<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::E
     }
 }
 
-fn one_or_more<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
+pub(super) fn one_or_more<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
     #[derive(serde::Deserialize)]
     #[serde(untagged, expecting = "expected a path or a list of paths")]
     enum Paths {
@@ -158,7 +175,7 @@ fn one_or_more<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<PathBuf
     })
 }
 
-fn bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error> {
+pub(super) fn bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error> {
     let text = match toml::Value::deserialize(input)? {
         toml::Value::Integer(number) => number.to_string(),
         toml::Value::String(text) => text,
@@ -167,12 +184,15 @@ fn bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error>
     parse_bytes(&text).map(Some).map_err(D::Error::custom)
 }
 
-fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
     parse_duration(&String::deserialize(input)?).map(Some).map_err(D::Error::custom)
 }
 
-fn params<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(String, Box<RawValue>)>, D::Error> {
-    let table = toml::Table::deserialize(input)?;
+/// A table of request parameters.
+pub fn params<'de, D: Deserializer<'de>>(input: D) -> Result<Params, D::Error> {
+    let toml::Value::Table(table) = toml::Value::deserialize(input)? else {
+        return Err(D::Error::custom("must be a table of parameters"));
+    };
     table
         .into_iter()
         .map(|(key, value)| {

@@ -1,19 +1,24 @@
-//! What a command line asks for: a run, or work on journals, which needs no service and no configuration.
+//! What a command line asks for: a run, or work on files, which needs no service and no configuration.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{Config, Separator, Verbosity};
+use super::{Config, InputFile, Separator, Verbosity};
 use crate::line::Format;
 
 /// What a command line asks for.
 #[derive(Debug)]
 pub enum Task {
-    /// The filter, or one of the commands that talk to the service.
+    /// The filter, the daemon, or one of the commands that talk to the service.
     Run(Box<Config>),
     /// Look into a journal.
     Journal(JournalTask),
     /// Put the outputs of shards together.
     Merge(MergeTask),
+    /// Say how a daemon and its prompt files stand.
+    Status(StatusTask),
+    /// Drop prompt files into a daemon's folder.
+    Submit(SubmitTask),
 }
 
 /// Look into a journal.
@@ -56,6 +61,41 @@ pub struct MergeTask {
     pub separator: Separator,
     /// Whether `output` may replace a file that is not ours.
     pub force: bool,
+    /// How much is told to people.
+    pub verbosity: Verbosity,
+}
+
+/// Say how a daemon and its prompt files stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusTask {
+    /// The folders; at least one.
+    pub spools: Vec<PathBuf>,
+    /// For whom it is said.
+    pub form: StatusForm,
+    /// Whether to say it again and again.
+    pub watch: bool,
+}
+
+/// For whom a status is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusForm {
+    /// For people.
+    Human,
+    /// For programs: one JSON object a folder.
+    Json,
+}
+
+/// Drop prompt files into a daemon's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubmitTask {
+    /// The folder.
+    pub spool: PathBuf,
+    /// The files; at least one, and only one when there is a name or when one of them is stdin.
+    pub files: Vec<InputFile>,
+    /// The name in the folder; `None` leaves each file its own.
+    pub name: Option<OsString>,
+    /// Whether to wait for the results.
+    pub wait: bool,
     /// How much is told to people.
     pub verbosity: Verbosity,
 }

@@ -1,11 +1,22 @@
 //! The status files: `.anvil/status.json` of a spool, `p.status.json` and `p.reject.json` beside a prompt file. Advisory:
 //! whoever reads them learns how it stands, and nothing is decided by them.
 
+mod files;
+
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::journal::lock::Holder;
+
+pub use files::{read, write};
+
+/// The folder in a spool that is the daemon's own.
+pub const OWN_FOLDER: &str = ".anvil";
+/// A daemon that has not written its status for so long does not run.
+pub const ALIVE_WITHIN: Duration = Duration::from_secs(120);
 
 /// A spool as its daemon sees it: `.anvil/status.json`, replaced by rename, readable for everyone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +41,32 @@ pub struct SpoolStatus {
     pub running: Vec<JobStatus>,
     /// Files that need somebody's attention (blocked, rejected, failed, stale), the newest first; at most a hundred.
     pub attention: Vec<JobStatus>,
+    /// Where finished files and their results go, when they do not stay; bytes that are no UTF-8 are replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+}
+
+impl SpoolStatus {
+    /// Where the status of a spool lies.
+    pub fn path_in(spool: &Path) -> PathBuf {
+        spool.join(OWN_FOLDER).join("status.json")
+    }
+
+    /// How long before `now` it was written; `None` when it does not say. A clock that is ahead of ours counts as now.
+    pub fn age(&self, now: SystemTime) -> Option<Duration> {
+        let at = humantime::parse_rfc3339(&self.at).ok()?;
+        Some(now.duration_since(at).unwrap_or_default())
+    }
+
+    /// Whether the daemon that wrote it still runs, as far as can be known from it.
+    pub fn is_alive(&self, now: SystemTime) -> bool {
+        self.state != DaemonState::Stopped && self.age(now).is_some_and(|age| age <= ALIVE_WITHIN)
+    }
+}
+
+/// A time as the status files have it: RFC 3339, UTC, to the millisecond.
+pub fn timestamp(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// What a daemon does.
@@ -155,4 +192,31 @@ pub struct Reject {
     pub message: String,
     /// What to do about it.
     pub way_out: String,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// As a daemon might have written it.
+    pub(super) const SPOOL: &str = include_str!("../../tests/common/spool_status.json");
+
+    #[test]
+    fn a_daemon_is_alive_for_two_minutes_after_its_last_word_unless_that_was_its_end() {
+        let mut status: SpoolStatus = serde_json::from_str(SPOOL).unwrap();
+        let at = humantime::parse_rfc3339("2026-03-01T12:00:00Z").unwrap();
+        let after = |seconds| at + Duration::from_secs(seconds);
+        assert_eq!(status.age(after(7)), Some(Duration::from_secs(7)));
+        assert_eq!(status.age(at - Duration::from_secs(7)), Some(Duration::ZERO));
+        assert!(status.is_alive(at) && status.is_alive(after(120)) && !status.is_alive(after(121)));
+        status.state = DaemonState::Stopped;
+        assert!(!status.is_alive(at));
+        status.state = DaemonState::Draining;
+        assert!(status.is_alive(at));
+        status.at = "yesterday".to_owned();
+        assert!(status.age(at).is_none() && !status.is_alive(at));
+        status.at = timestamp(after(1));
+        assert_eq!(status.age(after(3)), Some(Duration::from_secs(2)));
+    }
 }

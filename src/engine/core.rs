@@ -109,7 +109,8 @@ impl<'a, T: Transport> Core<'a, T> {
         let start = Instant::now();
         Self {
             endpoint: Endpoint::new(settings.concurrency, settings.retry_delay_max),
-            record: Record::default(),
+            // One reply that was another is enough to clear the address.
+            record: Record { not_found: 0, other: u64::from(settings.endless) },
             dialect: settings.dialect,
             dialect_failures: 0,
             dialect_at: Duration::ZERO,
@@ -167,6 +168,9 @@ impl<'a, T: Transport> Core<'a, T> {
             return Poll::Ready(Happening::MustStop);
         }
         self.held -= mode.take_freed();
+        if let Some(concurrency) = mode.take_concurrency() {
+            self.endpoint.limit.set_ceiling(concurrency);
+        }
         if let Some((_, receiver)) = self.deltas.as_mut().filter(|_| mode.has_room())
             && let Poll::Ready(Some(delta)) = receiver.poll_recv(cx)
         {

@@ -52,6 +52,11 @@ pub trait Mode {
         0
     }
 
+    /// The most requests that may be in flight from now on, when that has changed.
+    fn take_concurrency(&mut self) -> Option<usize> {
+        None
+    }
+
     /// A part of an answer, as it arrives. Asked for by [`Settings::deltas`].
     fn delta(&mut self, delta: Delta);
 
@@ -131,6 +136,9 @@ pub struct Settings {
     pub drain: Duration,
     /// When the run must have ended, counted from its start.
     pub deadline: Option<Duration>,
+    /// Whether the run serves many and is to go on: then replies of 404 say nothing of the address, and a token that was
+    /// never accepted is waited for as any other.
+    pub endless: bool,
     /// Whether the mode wants to see deltas.
     pub deltas: bool,
 }

@@ -102,6 +102,7 @@ fn settings(concurrency: usize) -> Settings {
         drain: 25 * SECOND,
         deadline: None,
         asks_at_once: true,
+        endless: false,
         deltas: false,
     }
 }

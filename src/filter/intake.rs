@@ -1,23 +1,21 @@
-//! What comes in: the blocks of the reading thread, record by record.
+//! What comes in: the blocks of the reader, record by record.
 
 use std::task::{Context, Poll, ready};
 
-use tokio::sync::mpsc;
-
-use super::reader::{End, Input};
+use super::reader::{End, Input, Reading};
 use super::understanding::Understood;
 
-/// The engine's side of the reading thread.
+/// The engine's side of the reader.
 #[derive(Debug)]
 pub struct Intake {
-    input: mpsc::Receiver<Input<Understood>>,
+    input: Reading<Understood>,
     block: std::vec::IntoIter<Understood>,
     end: Option<End>,
 }
 
 impl Intake {
     /// Takes in what a reader gives.
-    pub fn new(input: mpsc::Receiver<Input<Understood>>) -> Self {
+    pub fn new(input: Reading<Understood>) -> Self {
         Self { input, block: Vec::new().into_iter(), end: None }
     }
 
@@ -30,7 +28,7 @@ impl Intake {
             if self.end.is_some() {
                 return Poll::Ready(None);
             }
-            let next = ready!(self.input.poll_recv(cx));
+            let next = ready!(self.input.poll_next(cx));
             self.take(next);
         }
     }
@@ -44,7 +42,7 @@ impl Intake {
             if self.end.is_some() {
                 return None;
             }
-            let next = self.input.blocking_recv();
+            let next = self.input.next_blocking();
             self.take(next);
         }
     }
@@ -69,7 +67,7 @@ impl Intake {
             if self.end.is_some() {
                 return;
             }
-            let next = if wait { self.input.recv().await } else { self.input.try_recv().ok() };
+            let next = if wait { self.input.next().await } else { self.input.next_now() };
             if next.is_none() {
                 return;
             }

@@ -22,6 +22,7 @@ use crate::exit::{Exit, Stop};
 use crate::journal::{self, Committed, Journal, Known, Line, Note, Records, Settings};
 use crate::line::completion::Flags;
 use crate::line::{BadLine, Correlation, ErrorCode, Form, Outcome, Request};
+use crate::report::Audience;
 
 pub use parts::{Parts, Rest, Sink, Unsettled};
 
@@ -45,7 +46,7 @@ pub struct Pending {
 
 /// The filter's side of a run with a journal.
 #[derive(Debug)]
-pub struct Journaled<'r> {
+pub struct Journaled<A> {
     intake: Intake,
     guard: Guard,
     window: Window<Pending, u64>,
@@ -54,7 +55,7 @@ pub struct Journaled<'r> {
     settings: Settings,
     records: Records,
     sink: Sink,
-    ledger: Ledger<'r>,
+    ledger: Ledger<A>,
     committed: Vec<Committed>,
     freed: usize,
     /// Lines that have left the window, until the output has room for them.
@@ -71,9 +72,9 @@ pub struct Journaled<'r> {
     line: Vec<u8>,
 }
 
-impl<'r> Journaled<'r> {
+impl<A: Audience> Journaled<A> {
     /// Joins the parts.
-    pub fn new(parts: Parts, ledger: Ledger<'r>) -> Self {
+    pub fn new(parts: Parts, ledger: Ledger<A>) -> Self {
         let Parts { intake, guard, window, mut journal, known, settings, records, sink } = parts;
         if settings.differ_from(known.settings.as_ref()) {
             journal.preface(Note::Settings(settings.clone()));
@@ -134,6 +135,16 @@ impl<'r> Journaled<'r> {
             recorded: self.recorded,
             unsettled: Unsettled { lines, records, seen, intake, journal_records },
         }
+    }
+
+    /// Whether every line of the input is settled, and durably so.
+    pub fn is_complete(&self) -> bool {
+        self.exhausted && self.ahead.is_none() && self.window.is_empty() && self.journal.is_settled()
+    }
+
+    /// Whether the mode itself has ended the run: the journal failed, or its first line has no model.
+    pub fn has_ended(&self) -> bool {
+        self.ledger.ends()
     }
 
     fn has_failed(&self) -> bool {
@@ -254,7 +265,7 @@ impl<'r> Journaled<'r> {
     }
 }
 
-impl Mode for Journaled<'_> {
+impl<A: Audience> Mode for Journaled<A> {
     fn poll_pull(&mut self, _: &mut Context<'_>) -> Poll<Option<Work>> {
         match self.ahead.take() {
             Some(work) => Poll::Ready(Some(work)),
@@ -302,7 +313,7 @@ impl Mode for Journaled<'_> {
             self.settings.dialect = Some(dialect.name().to_owned());
             self.journal.preface(Note::Settings(self.settings.clone()));
         }
-        self.ledger.reporter().event(&event);
+        self.ledger.audience().event(&event);
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {

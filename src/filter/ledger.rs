@@ -4,7 +4,7 @@ use crate::config::Allowance;
 use crate::exit::Stop;
 use crate::line::completion::Flags;
 use crate::line::{ErrorCode, Failure, Outcome};
-use crate::report::Reporter;
+use crate::report::Audience;
 use crate::shutdown::{Level, Shutdown};
 
 /// Why the mode wants the run to end.
@@ -22,8 +22,8 @@ pub enum Why {
 
 /// Counts outcomes and watches over what is allowed.
 #[derive(Debug)]
-pub struct Ledger<'r> {
-    reporter: &'r Reporter,
+pub struct Ledger<A> {
+    audience: A,
     shutdown: Shutdown,
     max_failed: Option<Allowance>,
     /// Whether text errors go to stderr, since the format has no place for them.
@@ -34,15 +34,15 @@ pub struct Ledger<'r> {
     why: Option<Why>,
 }
 
-impl<'r> Ledger<'r> {
+impl<A: Audience> Ledger<A> {
     /// An empty ledger.
-    pub fn new(reporter: &'r Reporter, shutdown: Shutdown, max_failed: Option<Allowance>, text_errors: bool) -> Self {
-        Self { reporter, shutdown, max_failed, text_errors, settled: 0, failed: 0, why: None }
+    pub fn new(audience: A, shutdown: Shutdown, max_failed: Option<Allowance>, text_errors: bool) -> Self {
+        Self { audience, shutdown, max_failed, text_errors, settled: 0, failed: 0, why: None }
     }
 
     /// Who hears of the run.
-    pub fn reporter(&self) -> &'r Reporter {
-        self.reporter
+    pub fn audience(&self) -> &A {
+        &self.audience
     }
 
     /// Whether the mode has said that the run must end.
@@ -62,7 +62,7 @@ impl<'r> Ledger<'r> {
 
     /// Books an outcome of this run.
     pub fn book(&mut self, line: u64, outcome: &Outcome, flags: Flags) {
-        self.reporter.settled(outcome, flags);
+        self.audience.settled(outcome, flags);
         self.tell_failure(line, outcome);
         self.settled += 1;
         self.failed += u64::from(outcome.result.is_err());
@@ -75,19 +75,19 @@ impl<'r> Ledger<'r> {
 
     /// Books an outcome that a journal holds. Failures of earlier runs do not end this one: it could never go on.
     pub fn book_replayed(&mut self, line: u64, outcome: &Outcome, flags: Flags) {
-        self.reporter.replayed(outcome, flags);
+        self.audience.replayed(outcome, flags);
         self.tell_failure(line, outcome);
     }
 
     fn tell_failure(&self, line: u64, outcome: &Outcome) {
         if let (Err(failure), true) = (&outcome.result, self.text_errors) {
-            self.reporter.line_failed(line, failure);
+            self.audience.line_failed(line, failure);
         }
     }
 
     /// A record that is too long cannot be kept for `--failed`.
     pub fn note_left_out(&self, line: u64, failure: &Failure, wanted: bool) {
-        self.reporter.left_out_of_failed(line, wanted && failure.code == ErrorCode::LineTooLong);
+        self.audience.left_out_of_failed(line, wanted && failure.code == ErrorCode::LineTooLong);
     }
 
     /// The run must end at once.

@@ -37,12 +37,17 @@ use crate::shutdown::{Shutdown, listen};
 pub use crate::config::Order;
 use closing::{Closing, Facts};
 use failed::FailedLines;
-use intake::Intake;
-use ledger::{Ledger, Why};
-use mode::{Filter, Rest};
-use reader::{Source, Split};
-use understanding::{Understanding, Understood};
-use window::Window;
+pub use intake::Intake;
+pub use journaled::{Journaled, Parts, Rest, Sink};
+pub use ledger::{Ledger, Why};
+use mode::{Filter, Rest as PlainRest};
+use reader::Source;
+pub use reader::{Found, Split};
+pub use result::{Place, Rendering, SecondReading, look};
+pub use settings_guard::Guard;
+pub use splitter::Splitter;
+pub use understanding::{Understanding, Understood};
+pub use window::Window;
 use writer::Writer;
 
 /// The reorder window, as a multiple of the concurrency: wide enough that one slow request does not idle the others.
@@ -106,7 +111,7 @@ async fn run_plain(mut stage: Stage) -> Result<Exit, Stop> {
     let writer = Writer::to_stdout().map_err(stdout_stop)?;
     let understanding = understanding(&stage.config);
     let sources = std::mem::take(&mut stage.sources);
-    let input = reader::spawn(sources, split(&stage.config), None, move |line, found| understanding.of(line, found))
+    let input = reader::start(sources, split(&stage.config), None, move |line, found| understanding.of(line, found))
         .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
     let config = &stage.config;
     let window = Window::new(config.output.order, window_lines_max(config), config.limits.window_bytes_max);
@@ -120,8 +125,8 @@ async fn run_plain(mut stage: Stage) -> Result<Exit, Stop> {
     close_plain(&stage, &ended, rest).await
 }
 
-async fn close_plain(stage: &Stage, ended: &engine::Ended, rest: Rest) -> Result<Exit, Stop> {
-    let Rest { writer, mut failed_lines, why, mut unsettled, mut intake } = rest;
+async fn close_plain(stage: &Stage, ended: &engine::Ended, rest: PlainRest) -> Result<Exit, Stop> {
+    let PlainRest { writer, mut failed_lines, why, mut unsettled, mut intake } = rest;
     if let Some(file) = failed_lines.as_mut().filter(|_| *ended != engine::Ended::Complete) {
         // A pipe may never end; a file's rest is as unsettled as what was in flight.
         let wait = stage.config.input.files.iter().all(is_regular);
@@ -236,7 +241,7 @@ fn style(config: &Config) -> Style {
     Style { format: output.format, merge: output.merge.clone(), terminator: terminator(config) }
 }
 
-fn ledger(stage: &Stage) -> Ledger<'_> {
+fn ledger(stage: &Stage) -> Ledger<&Reporter> {
     let output = &stage.config.output;
     // The format text has no place for errors.
     let text_errors = output.format == Some(Format::Text) && output.merge.is_none();
@@ -267,6 +272,7 @@ pub fn engine_settings(config: &Config) -> engine::Settings {
         retry_delay_max: clocks.retry_delay_max,
         drain: clocks.drain,
         deadline: clocks.deadline.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default()),
+        endless: false,
         deltas: config.output.format == Some(Format::Events),
     }
 }

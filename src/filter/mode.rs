@@ -15,6 +15,7 @@ use super::writer::{Amount, Writer};
 use crate::engine::{Delta, Event, Key, Mode, Slot, Work};
 use crate::line::completion::{About, Flags, Style};
 use crate::line::{BadLine, Correlation, ErrorCode, Form, Format, Outcome, Request};
+use crate::report::{Audience as _, Reporter};
 
 const SPARE_MAX: usize = 64;
 const SPARE_BYTES_MAX: usize = 16 << 10;
@@ -41,7 +42,7 @@ pub struct Filter<'r> {
     window: Window<Pending, Output>,
     writer: Writer,
     failed_lines: Option<FailedLines>,
-    ledger: Ledger<'r>,
+    ledger: Ledger<&'r Reporter>,
     parsed_any: bool,
     /// Buffers of records that have left, to be filled again.
     spare: Vec<Vec<u8>>,
@@ -70,7 +71,7 @@ impl<'r> Filter<'r> {
         window: Window<Pending, Output>,
         writer: Writer,
         failed_lines: Option<FailedLines>,
-        ledger: Ledger<'r>,
+        ledger: Ledger<&'r Reporter>,
     ) -> Self {
         Self { style, intake, window, writer, failed_lines, ledger, parsed_any: false, spare: Vec::new() }
     }
@@ -203,7 +204,7 @@ impl Mode for Filter<'_> {
     }
 
     fn event(&mut self, event: Event) {
-        self.ledger.reporter().event(&event);
+        self.ledger.audience().event(&event);
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {

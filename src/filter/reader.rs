@@ -1,20 +1,29 @@
-//! The input: named files in order, split into records on a thread of its own. What a record means is said by the
-//! function that takes it there, so that understanding lines costs the engine's thread nothing. What cannot be read a
-//! second time is copied on the way, when a second reading will be needed.
+//! The input: named files in order, split into records. What a record means is said by the function that takes it, on a
+//! thread of its own, so that understanding lines costs the engine's thread nothing; only a pipe in which little comes
+//! is read by the engine's task (`live`). What cannot be read a second time is copied on the way, when a second reading
+//! will be needed.
 //!
 //! Invariants: holds at most a few blocks, whatever comes in; a record that is too long is skipped to its end and
-//! reported with its number; a partial block goes out as soon as the source pauses, so that `tail -f` is live.
+//! reported with its number; a partial block goes out as soon as the source pauses, so that `tail -f` is live; who reads
+//! changes nothing about what is read.
 
+mod live;
+
+use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
+use std::task::{Context, Poll};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::splitter::Splitter;
 pub use super::splitter::{Found, Split};
 use crate::line::escape::shown;
+use live::{Live, Now};
 
 const BLOCK_BYTES: usize = 256 << 10;
 /// Blocks that may wait for the engine.
@@ -103,27 +112,99 @@ pub fn open(path: &Path) -> io::Result<Source> {
     Ok(Source::whole(shown(path), file))
 }
 
-/// Starts the reading thread. `take` makes something of each record, given its number in the whole input, from 1, blank
-/// ones counted. Every byte that is read goes into `copy`, too.
-pub fn spawn<T, F>(
-    sources: Vec<Source>,
-    split: Split,
-    copy: Option<Copy>,
-    take: F,
-) -> io::Result<mpsc::Receiver<Input<T>>>
+/// Begins to read. `take` makes something of each record, given its number in the whole input, from 1, blank ones
+/// counted. Every byte that is read goes into `copy`, too. The error is that of a thread that could not be started.
+pub fn start<T, F>(sources: Vec<Source>, split: Split, copy: Option<Copy>, take: F) -> io::Result<Reading<T>>
 where
     T: Send + 'static,
     F: FnMut(u64, Found<'_>) -> T + Send + 'static,
 {
-    let (sender, receiver) = mpsc::channel(BLOCKS_MAX);
-    std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
-        let hash = split.hash.then(Sha256::new);
-        let mut reader = Reader { splitter: Splitter::new(split), hash, copy, take, sender };
-        let end = reader.read_all(sources);
-        // When nobody listens any more, nobody wants to know.
-        let _ = reader.sender.blocking_send(Input::End(end));
-    })?;
-    Ok(receiver)
+    let (sender, blocks) = mpsc::channel(BLOCKS_MAX);
+    let reader = Reader {
+        splitter: Splitter::new(split),
+        hash: split.hash.then(Sha256::new),
+        copy,
+        take: Box::new(take),
+        sources: sources.into(),
+        bytes: 0,
+        source_bytes: Vec::new(),
+    };
+    let live = match Live::new(reader) {
+        Ok(live) => Some(Box::new(live)),
+        Err(reader) => {
+            spawn(*reader, sender.clone())?;
+            None
+        }
+    };
+    Ok(Reading { sender: live.is_some().then_some(sender), live, blocks })
+}
+
+/// An input that is being read.
+#[derive(Debug)]
+pub struct Reading<T> {
+    /// The reader, while the caller's task reads.
+    live: Option<Box<Live<T>>>,
+    /// For the thread, should there be need of one.
+    sender: Option<mpsc::Sender<Input<T>>>,
+    blocks: mpsc::Receiver<Input<T>>,
+}
+
+impl<T: Send + 'static> Reading<T> {
+    /// What comes next; nothing after the end.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Input<T>>> {
+        match self.live.as_mut().map(|live| live.poll_next(cx)) {
+            Some(Poll::Pending) => return Poll::Pending,
+            Some(Poll::Ready(Some(input))) => return Poll::Ready(Some(self.noted(input))),
+            Some(Poll::Ready(None)) => self.hand_over(),
+            None => {}
+        }
+        self.blocks.poll_recv(cx)
+    }
+
+    /// What comes next; nothing after the end.
+    pub async fn next(&mut self) -> Option<Input<T>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// What comes next, for a thread that may wait.
+    pub fn next_blocking(&mut self) -> Option<Input<T>> {
+        self.hand_over();
+        self.blocks.blocking_recv()
+    }
+
+    /// What is there already.
+    pub fn next_now(&mut self) -> Option<Input<T>> {
+        match &mut self.live {
+            Some(live) => match live.next_now() {
+                Now::Read(input) => Some(self.noted(input)),
+                Now::Empty | Now::ForThread => None,
+            },
+            None => self.blocks.try_recv().ok(),
+        }
+    }
+
+    /// Behind the end there is nothing to read, and nobody who would.
+    fn noted(&mut self, input: Input<T>) -> Input<T> {
+        if matches!(input, Input::End(_)) {
+            (self.live, self.sender) = (None, None);
+        }
+        input
+    }
+
+    fn hand_over(&mut self) {
+        let (Some(live), Some(sender)) = (self.live.take(), self.sender.take()) else { return };
+        if let Err(error) = spawn(live.into_reader(), sender.clone()) {
+            let error = Some(format!("start the reading thread: {error}"));
+            // Nothing was sent before, so there is room.
+            let _ = sender.try_send(Input::End(End { error, ..End::default() }));
+        }
+    }
+}
+
+/// Starts the reading thread.
+fn spawn<T: Send + 'static>(mut reader: Reader<T>, sender: mpsc::Sender<Input<T>>) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name("reader".to_owned());
+    thread.spawn(move || reader.read_all(&sender)).map(drop)
 }
 
 /// Where a copy of the input goes.
@@ -135,81 +216,103 @@ pub struct Copy {
     pub file: File,
 }
 
-struct Reader<T, F> {
+/// What has been read, and what there is to read; whoever reads hands it the bytes.
+struct Reader<T> {
     splitter: Splitter,
     hash: Option<Sha256>,
     copy: Option<Copy>,
-    take: F,
-    sender: mpsc::Sender<Input<T>>,
+    take: Box<dyn FnMut(u64, Found<'_>) -> T + Send>,
+    /// What is left, the one that is being read first.
+    sources: VecDeque<Source>,
+    /// Bytes read of the first of them.
+    bytes: u64,
+    /// Bytes read of each that has ended.
+    source_bytes: Vec<u64>,
 }
 
-impl<T, F: FnMut(u64, Found<'_>) -> T> Reader<T, F> {
-    fn read_all(&mut self, sources: Vec<Source>) -> End {
-        let (mut error, mut source_bytes) = (None, Vec::new());
-        for source in sources {
-            let mut bytes = 0;
-            let read = self.read_one(&source, &mut bytes);
-            source_bytes.push(bytes);
-            match read {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(Trouble::Read(cause)) => {
-                    error = Some(format!("read {} after line {}: {cause}", source.name, self.splitter.lines));
-                    break;
-                }
-                Err(Trouble::Copy(name, cause)) => {
-                    error = Some(format!("write {name}: {cause}"));
-                    break;
-                }
-            }
-        }
-        let sha256 = self.hash.take().map(|hash| format!("{:x}", hash.finalize()));
-        End { lines: self.splitter.lines, sha256, source_bytes, error }
+impl<T> fmt::Debug for Reader<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Reader").field("sources", &self.sources).finish_non_exhaustive()
     }
+}
 
-    /// Reads one source to its end, and counts its bytes; whether anybody still listens.
-    fn read_one(&mut self, source: &Source, bytes: &mut u64) -> Result<bool, Trouble> {
-        let mut input = (&source.file).take(source.bytes.unwrap_or(u64::MAX));
+impl<T> Reader<T> {
+    /// Reads everything there is, waiting for it, until nobody listens.
+    fn read_all(&mut self, sender: &mpsc::Sender<Input<T>>) {
         let mut buffer = vec![0; BLOCK_BYTES];
-        self.splitter.at_start = true;
-        loop {
-            let length = match input.read(&mut buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Trouble::Read(error)),
+        while !sender.is_closed() {
+            let next = match self.read(&mut buffer) {
+                Ok(Some(length)) => self.take_in(&buffer[..length]),
+                Ok(None) => Some(Input::End(self.end(None))),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+                Err(error) => Some(Input::End(self.end(Some(self.told(&error))))),
             };
-            *bytes += length as u64;
-            let block = if length == 0 { self.splitter.finish() } else { self.splitter.feed(&buffer[..length]) };
-            self.keep(&buffer[..length])?;
-            if !block.is_empty() {
-                let taken = block.take(&mut self.take);
-                if self.sender.blocking_send(Input::Block(taken)).is_err() {
-                    return Ok(false);
-                }
-            }
-            if length == 0 {
-                return Ok(true);
-            }
-            if self.sender.is_closed() {
-                return Ok(false);
+            let Some(next) = next else { continue };
+            let is_end = matches!(next, Input::End(_));
+            if sender.blocking_send(next).is_err() || is_end {
+                return;
             }
         }
     }
 
-    /// Hashes and copies what was read, before anybody hears of it.
-    fn keep(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+    /// Reads once; nothing when no source is left.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let Some(source) = self.sources.front() else { return Ok(None) };
+        let left = source.bytes.map_or(u64::MAX, |bytes| bytes - self.bytes);
+        match (&source.file).take(left).read(buffer) {
+            // Somebody who shares it has made it one that never waits.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll(&mut [PollFd::new(&source.file, PollFlags::IN)], None)?;
+                Err(io::ErrorKind::Interrupted.into())
+            }
+            result => result.map(Some),
+        }
+    }
+
+    /// Takes in what was read of the current source, nothing at its end. What the records that it completes come to.
+    fn take_in(&mut self, bytes: &[u8]) -> Option<Input<T>> {
+        self.bytes += bytes.len() as u64;
+        let block = if bytes.is_empty() { self.splitter.finish() } else { self.splitter.feed(bytes) };
+        if let Err(error) = self.keep(bytes) {
+            return Some(Input::End(self.end(Some(error))));
+        }
+        if bytes.is_empty() {
+            self.leave_source();
+            self.splitter.at_start = true;
+        }
+        (!block.is_empty()).then(|| Input::Block(block.take(&mut self.take)))
+    }
+
+    /// Hashes and copies what was read, before anybody hears of it; the error says what could not be written.
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), String> {
         if let Some(hash) = &mut self.hash {
             hash.update(bytes);
         }
         match &mut self.copy {
-            Some(copy) => copy.file.write_all(bytes).map_err(|error| Trouble::Copy(copy.name.clone(), error)),
+            Some(copy) => copy.file.write_all(bytes).map_err(|error| format!("write {}: {error}", copy.name)),
             None => Ok(()),
         }
     }
+
+    fn leave_source(&mut self) {
+        if self.sources.pop_front().is_some() {
+            self.source_bytes.push(std::mem::take(&mut self.bytes));
+        }
+    }
+
+    /// What is said of a read that failed.
+    fn told(&self, error: &io::Error) -> String {
+        let name = self.sources.front().map_or("", |source| &source.name);
+        format!("read {name} after line {}: {error}", self.splitter.lines)
+    }
+
+    /// What is said at the end.
+    fn end(&mut self, error: Option<String>) -> End {
+        self.leave_source();
+        let sha256 = self.hash.take().map(|hash| format!("{:x}", hash.finalize()));
+        End { lines: self.splitter.lines, sha256, source_bytes: std::mem::take(&mut self.source_bytes), error }
+    }
 }
 
-/// What can go wrong with a source.
-enum Trouble {
-    Read(io::Error),
-    Copy(String, io::Error),
-}
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,7 @@ pub struct Rendering {
 
 impl Rendering {
     /// Writes F, publishes it, and closes the journal's account of this run.
-    pub fn run(mut self, keeper: &mut Keeper, known: &mut Known) -> Result<(), Stop> {
+    pub fn run(mut self, keeper: &mut Keeper, known: &mut Known) -> Result<Fingerprint, Stop> {
         known.index.forget_claims();
         let mut draft = Draft::create(&self.target).map_err(|error| self.io("create a file beside", error))?;
         self.render(keeper, known, &mut draft)?;
@@ -146,7 +146,7 @@ impl Rendering {
         let input = std::mem::replace(&mut self.input, placeholder);
         let sources = input.sources(&self.first).map_err(|error| self.io("read again the input of", error))?;
         let understanding = self.understanding.clone();
-        let input = reader::spawn(sources, self.split, None, move |line, found| understanding.of(line, found))
+        let input = reader::start(sources, self.split, None, move |line, found| understanding.of(line, found))
             .map_err(|error| self.io("start a reading thread for", error))?;
         let (mut intake, mut rendered, mut line) = (Intake::new(input), 0u64, Vec::new());
         let mut signalled = None;
@@ -209,7 +209,7 @@ impl Rendering {
         if same { Ok(()) } else { Err(changed()) }
     }
 
-    fn publish(&mut self, sealed: Sealed, keeper: &mut Keeper) -> Result<(), Stop> {
+    fn publish(&mut self, sealed: Sealed, keeper: &mut Keeper) -> Result<Fingerprint, Stop> {
         let result = sealed.fingerprint().clone();
         // Written down first: after a crash between the two, F is known to be ours by what is in it.
         keeper.note(&[Note::Published(result.clone())])?;
@@ -227,9 +227,9 @@ impl Rendering {
         if let Some((path, made)) = &self.copy {
             copy::remove(path, *made).map_err(journal::Error::io("remove", path))?;
         }
-        self.closed.result = Some(result);
+        self.closed.result = Some(result.clone());
         keeper.note(&[Note::Closed(self.closed.clone())])?;
-        Ok(())
+        Ok(result)
     }
 }
 

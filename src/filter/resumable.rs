@@ -148,7 +148,7 @@ impl Run {
         // The guard reads records once more, as they were read before.
         understanding.keeps_records |= guard.is_watching();
         let input =
-            reader::spawn(sources, split(&self.stage.config), copy, move |line, found| understanding.of(line, found))
+            reader::start(sources, split(&self.stage.config), copy, move |line, found| understanding.of(line, found))
                 .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
         let parts = self.parts(Intake::new(input), guard, known).await?;
         let stage = &self.stage;

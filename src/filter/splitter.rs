@@ -100,12 +100,17 @@ impl Splitter {
 
     /// The end of a source: what has no terminator is a record all the same.
     pub fn finish(&mut self) -> Block {
-        if self.partial.is_empty() && self.skipped == 0 {
+        if self.is_between_records() {
             return Block::default();
         }
         let mut joined = std::mem::take(&mut self.partial);
         joined.push(self.split.terminator);
         self.block(joined)
+    }
+
+    /// Whether no record has begun whose end has not come.
+    pub fn is_between_records(&self) -> bool {
+        self.partial.is_empty() && self.skipped == 0
     }
 
     fn keep(&mut self, bytes: &[u8]) {

@@ -1,4 +1,4 @@
-//! What the reader's thread makes of records: requests, or the reason why there is none.
+//! What the reader makes of records: requests, or the reason why there is none.
 
 use serde_json::value::RawValue;
 

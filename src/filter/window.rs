@@ -75,6 +75,11 @@ impl<I, O> Window<I, O> {
         self.lines < self.lines_max && self.bytes < self.bytes_max
     }
 
+    /// Whether every line that was let in has been written.
+    pub fn is_empty(&self) -> bool {
+        self.lines == 0
+    }
+
     /// Whether its bytes leave room.
     pub fn has_byte_room(&self) -> bool {
         self.bytes < self.bytes_max

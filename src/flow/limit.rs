@@ -27,6 +27,13 @@ impl Limit {
         self.current
     }
 
+    /// From now on the limit never exceeds `ceiling`; where it was not lowered, it is the ceiling.
+    pub fn set_ceiling(&mut self, ceiling: usize) {
+        let was_lowered = self.current < self.ceiling;
+        self.ceiling = ceiling;
+        self.current = if was_lowered { self.current.min(ceiling) } else { ceiling };
+    }
+
     /// A request was answered.
     pub fn success(&mut self) {
         self.current = (self.current + 1).min(self.ceiling);
@@ -64,8 +71,12 @@ mod tests {
         assert_eq!(limit.current(), 4);
         (0..99).for_each(|_| limit.success());
         assert_eq!(limit.current(), 10);
+        limit.set_ceiling(20);
+        assert_eq!(limit.current(), 20);
         limit.one();
         limit.cut(Duration::from_secs(99));
         assert_eq!(limit.current(), 1);
+        limit.set_ceiling(30);
+        assert_eq!(limit.current(), 1, "a lowered limit grows with successes");
     }
 }

@@ -3,7 +3,7 @@
 //! Invariants: one group is under way at a time, so memory is bounded by what the mode lets in; an outcome is reported
 //! as committed only after its group's `fdatasync` returned; after an error there are no more reports.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc as thread_channel;
 use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
@@ -86,26 +86,37 @@ pub struct Journal {
 impl Journal {
     /// Opens a journal on a thread of its own, and reads it until `is_stopped` says that nobody wants it any more.
     pub async fn open(options: Options, is_stopped: impl Fn() -> bool + Send + 'static) -> Result<Opened, Error> {
+        let path = options.path.clone();
+        let (mut journal, findings) = Self::start(&path, move || Keeper::open(&options, &is_stopped)).await?;
+        let Findings { known, cut_bytes, begins_afresh } = findings;
+        if begins_afresh {
+            journal.preface.push(Note::Fresh {});
+        }
+        Ok(Opened { journal, known, cut_bytes })
+    }
+
+    /// Starts the thread of a file of records, which `open` opens there; what `open` has found comes back. `path` is for
+    /// the error message.
+    pub async fn start<T: Send + 'static>(
+        path: &Path,
+        open: impl FnOnce() -> Result<(Keeper, T), Error> + Send + 'static,
+    ) -> Result<(Self, T), Error> {
         let (work, queue) = thread_channel::channel();
         let (report, reports) = mpsc::unbounded_channel();
         let (opened, is_open) = oneshot::channel();
-        let path = options.path.clone();
-        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
-            match Keeper::open(&options, &is_stopped) {
-                Ok((keeper, findings)) => {
-                    if opened.send(Ok(findings)).is_ok() {
-                        keep(keeper, &queue, &report);
-                    }
+        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || match open() {
+            Ok((keeper, found)) => {
+                if opened.send(Ok(found)).is_ok() {
+                    keep(keeper, &queue, &report);
                 }
-                Err(error) => drop(opened.send(Err(error))),
             }
+            Err(error) => drop(opened.send(Err(error))),
         });
-        let thread = thread.map_err(Error::io("start a thread for", &path))?;
-        let Findings { known, cut_bytes, begins_afresh } = is_open.await.map_err(|_| Error::Gone)??;
+        let thread = thread.map_err(Error::io("start a thread for", path))?;
+        let found = is_open.await.map_err(|_| Error::Gone)??;
         let (group, spare) = (Group::default(), Group::default());
-        let preface = if begins_afresh { vec![Note::Fresh {}] } else { Vec::new() };
-        let journal = Self { work, reports, thread: Some(thread), group, spare, under_way: false, preface };
-        Ok(Opened { journal, known, cut_bytes })
+        let journal = Self { work, reports, thread: Some(thread), group, spare, under_way: false, preface: Vec::new() };
+        Ok((journal, found))
     }
 
     /// Adds a record to the next group; its token comes back when it is durable.
@@ -180,6 +191,12 @@ impl Journal {
             Ok(()) => result.await.unwrap_or_else(|_| Err(E::from(self.last_error()))),
             Err(error) => Err(E::from(error)),
         }
+    }
+
+    /// Has something done on the journal's thread, behind everything that was handed on before; it tells itself what came
+    /// of it. It is dropped undone when the journal has failed.
+    pub fn hand_over(&mut self, job: impl FnOnce(&mut Keeper) + Send + 'static) -> Result<(), Error> {
+        self.send(Work::Job(Box::new(job)))
     }
 
     /// Hands work to the thread. What it does not take is dropped before anybody waits for its result.

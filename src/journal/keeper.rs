@@ -1,8 +1,8 @@
 //! The open journal: its file, its lock, its durable writes. Lives on the journal's thread and nowhere else.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -62,6 +62,26 @@ impl Keeper {
             known.begin_afresh();
         }
         Ok((keeper, Findings { known, cut_bytes: tail.torn_bytes(), begins_afresh }))
+    }
+
+    /// A new file of records, which begins with these frames and appears with them in it; under a lock that its owner
+    /// holds already. Only this user can read it.
+    pub fn create(path: &Path, lock: Lock, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> Result<Self, Error> {
+        let (file, bytes) = create_whole(path, write)?;
+        Ok(Self { path: path.to_owned(), file, bytes, lock })
+    }
+
+    /// Goes on in a new file of records, which is made as by [`Keeper::create`]. The old one stays.
+    pub fn move_on(&mut self, path: &Path, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> Result<(), Error> {
+        self.confirm()?;
+        (self.file, self.bytes) = create_whole(path, write)?;
+        self.path = path.to_owned();
+        Ok(())
+    }
+
+    /// Bytes in the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Gives the whole records that stand before a torn tail their end back.
@@ -151,6 +171,18 @@ impl Keeper {
         let _ = self.lock.release();
         Ok(())
     }
+}
+
+fn create_whole(path: &Path, write: impl FnOnce(&mut Draft) -> io::Result<()>) -> Result<(File, u64), Error> {
+    let how = publish::probe(path)?;
+    let private = Permissions::from_mode(0o600);
+    let mut draft = Draft::create_with(path, private).map_err(Error::io("create a file beside", path))?;
+    write(&mut draft).map_err(Error::io("write a file beside", path))?;
+    let sealed = draft.seal().map_err(Error::io("make durable a file beside", path))?;
+    sealed.publish(how)?;
+    let file = open_for_append(path).map_err(Error::io("open", path))?;
+    let bytes = file.metadata().map_err(Error::io("look at", path))?.len();
+    Ok((file, bytes))
 }
 
 fn about(settings: &Settings) -> String {

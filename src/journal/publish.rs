@@ -73,9 +73,13 @@ impl Draft {
     /// Starts an empty draft beside `target`, removing one that a crash has left there. Until it is sealed only its
     /// owner can read it.
     pub fn create(target: &Path) -> io::Result<Draft> {
+        Draft::create_with(target, usual_permissions(target)?)
+    }
+
+    /// The same with permissions that are known: those of [`usual_permissions`], when many drafts go into one folder.
+    pub fn create_with(target: &Path, permissions: Permissions) -> io::Result<Draft> {
         let path = companion(target, exclusive::DRAFT)?;
         remove_if_there(&path)?;
-        let permissions = usual_permissions(&path)?;
         let scratch = Scratch { file: exclusive::create_exclusively(&path, 0o600)?, path };
         let counted = Counted { scratch, hash: Sha256::new(), bytes: 0 };
         Ok(Draft { out: BufWriter::with_capacity(BUFFER_BYTES, counted), permissions, target: target.to_owned() })
@@ -151,6 +155,13 @@ impl Sealed {
     /// Fails with `Taken` when something has. After `Io` the name may be taken, by the whole result: compare it with
     /// the fingerprint.
     pub fn publish(self, how: Exclusive) -> Result<(), PublishError> {
+        let target = self.target.clone();
+        self.publish_unsynced(how)?;
+        sync_folder_of(&target)
+    }
+
+    /// The same, but for the last step: the caller syncs the folder, once for many results.
+    pub fn publish_unsynced(self, how: Exclusive) -> Result<(), PublishError> {
         let taken = match how {
             Exclusive::Link => self.link(),
             // There is no rename of an open file; only the moment between look and rename is left to a successor.
@@ -165,7 +176,7 @@ impl Sealed {
                 error => return Err(self.failed("publish", error.into())),
             }
         }
-        self.finish()
+        self.forget_draft()
     }
 
     /// Replaces the target, as long as it still is what `expected` is of; its permissions stay.
@@ -262,8 +273,13 @@ impl Sealed {
 
     /// Removes the draft's own name, then makes both names' change durable.
     fn finish(self) -> Result<(), PublishError> {
-        self.scratch.remove().map_err(|source| self.failed("remove the draft of", source))?;
-        sync_folder(folder_of(&self.target)).map_err(|source| self.failed("sync the folder of", source))
+        let target = self.target.clone();
+        self.forget_draft()?;
+        sync_folder_of(&target)
+    }
+
+    fn forget_draft(self) -> Result<(), PublishError> {
+        self.scratch.remove().map_err(|source| self.failed("remove the draft of", source))
     }
 
     fn taken(&self) -> PublishError {
@@ -310,13 +326,21 @@ impl Drop for Scratch {
     }
 }
 
-/// What the umask and the folder's default ACL leave to a new file, as the kernel tells by creating one at `path`.
+/// Makes durable that a name changed.
+fn sync_folder_of(target: &Path) -> Result<(), PublishError> {
+    let failed = |source| PublishError::Io { action: "sync the folder of", path: target.to_owned(), source };
+    sync_folder(folder_of(target)).map_err(failed)
+}
+
+/// What the umask and the folder's default ACL leave to a new file, as the kernel tells by creating one beside `target`.
 ///
 /// It cannot be the draft: whoever opened that before its permissions were narrowed could read all that is written
 /// later. Hence an empty file, which goes away at once.
-fn usual_permissions(path: &Path) -> io::Result<Permissions> {
-    let usual = exclusive::create_exclusively(path, 0o666)?.metadata();
-    remove_if_there(path)?;
+pub fn usual_permissions(target: &Path) -> io::Result<Permissions> {
+    let path = companion(target, exclusive::DRAFT)?;
+    remove_if_there(&path)?;
+    let usual = exclusive::create_exclusively(&path, 0o666)?.metadata();
+    remove_if_there(&path)?;
     Ok(Permissions::from_mode(usual?.mode() & 0o777))
 }
 

@@ -28,6 +28,19 @@ pub fn message(text: &str) -> String {
     text.lines().map(|line| for_people(line, LINE_CHARS_MAX)).collect::<Vec<_>>().join("\n")
 }
 
+/// JSON text with the same characters in the form that JSON has for them: it stays the same value.
+pub fn json(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_harmful(character) {
+            write!(safe, "\\u{:04x}", u32::from(character)).expect("writing into a string cannot fail");
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
 /// A path as it may be shown: escaped like other text from outside, and cut where it is absurdly long.
 pub fn shown(path: &Path) -> String {
     const PATH_CHARS_MAX: usize = 300;
@@ -42,7 +55,15 @@ fn is_harmful(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::for_people;
+    use super::{for_people, json};
+
+    #[test]
+    fn json_stays_the_same_value() {
+        let value = serde_json::json!({ "a\u{9b}\u{202e}\n": ["é\u{7f}", "\\u{7f}"] });
+        let text = json(&value.to_string());
+        assert!(!text.contains(['\u{9b}', '\u{202e}', '\u{7f}']) && text.contains('é'), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).ok(), Some(value));
+    }
 
     #[test]
     fn controls_and_bidi_become_visible() {

@@ -31,7 +31,7 @@ pub enum InputForm {
 }
 
 /// The shape of a completion line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// One flat object a line: content, finish_reason, model, usage, attempts, seconds, error.

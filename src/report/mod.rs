@@ -4,6 +4,7 @@
 //! ever shown.
 
 pub mod counts;
+pub mod log;
 pub mod meta;
 mod progress;
 mod summary;
@@ -24,6 +25,24 @@ use crate::line::{Failure, Outcome};
 pub use counts::Counts;
 use progress::Progress;
 pub use progress::count as count_lines;
+
+/// Who hears how a run goes.
+pub trait Audience {
+    /// A line is settled.
+    fn settled(&self, outcome: &Outcome, flags: Flags);
+
+    /// A line was settled before this run, and its journal says how.
+    fn replayed(&self, outcome: &Outcome, flags: Flags);
+
+    /// A line failed, in a format that has no place for the reason.
+    fn line_failed(&self, line: u64, failure: &Failure);
+
+    /// A record that is too long cannot be kept for `--failed`, if that is `wanted`.
+    fn left_out_of_failed(&self, line: u64, wanted: bool);
+
+    /// Something happened in the engine.
+    fn event(&self, event: &Event);
+}
 
 /// Tells people how a run goes.
 #[derive(Debug)]
@@ -70,46 +89,6 @@ impl Reporter {
         self.began.elapsed().as_secs_f64()
     }
 
-    /// A line is settled.
-    pub fn settled(&self, outcome: &Outcome, flags: Flags) {
-        self.counts.settled_one(outcome, flags);
-    }
-
-    /// A line was settled before this run, and its journal says how.
-    pub fn replayed(&self, outcome: &Outcome, flags: Flags) {
-        self.counts.replayed_one(outcome, flags);
-    }
-
-    /// A line failed, in a format that has no place for the reason.
-    pub fn line_failed(&self, line: u64, failure: &Failure) {
-        self.say(&format!("line {line}: {failure}"));
-    }
-
-    /// A record that is too long cannot be kept for `--failed`.
-    pub fn left_out_of_failed(&self, line: u64, wanted: bool) {
-        if wanted && !self.left_out.swap(true, Ordering::Relaxed) {
-            self.warn(&format!("line {line} is too long to be kept: --failed leaves such lines out"));
-        }
-    }
-
-    /// Something happened in the engine.
-    pub fn event(&self, event: &Event) {
-        self.counts.event(event);
-        match event {
-            Event::Sent { .. } | Event::Ended { .. } => {}
-            Event::DialectFound(dialect) => tracing::info!(dialect = dialect.name(), "dialect found"),
-            Event::Retry { reason, delay } => {
-                tracing::info!(delay_seconds = delay.as_secs_f64(), reason = for_people(reason, 300), "retry")
-            }
-            Event::Paused { reason } => self.warn(&format!("paused: {reason}")),
-            Event::Resumed => self.warn("the service answers again: going on"),
-            Event::Draining { in_flight: 0 } => {}
-            Event::Draining { in_flight } => {
-                self.warn(&format!("stopping: waiting for {in_flight} requests in flight"))
-            }
-        }
-    }
-
     /// Tells a warning, unless that is not wanted.
     pub fn warn(&self, message: &str) {
         if self.verbosity > Verbosity::Quiet {
@@ -127,6 +106,62 @@ impl Reporter {
 
     fn say(&self, message: &str) {
         self.progress.suspended(|| say(message));
+    }
+}
+
+impl Audience for &Reporter {
+    fn settled(&self, outcome: &Outcome, flags: Flags) {
+        self.counts.settled_one(outcome, flags);
+    }
+
+    fn replayed(&self, outcome: &Outcome, flags: Flags) {
+        self.counts.replayed_one(outcome, flags);
+    }
+
+    fn line_failed(&self, line: u64, failure: &Failure) {
+        self.say(&format!("line {line}: {failure}"));
+    }
+
+    fn left_out_of_failed(&self, line: u64, wanted: bool) {
+        if wanted && !self.left_out.swap(true, Ordering::Relaxed) {
+            self.warn(&format!("line {line} is too long to be kept: --failed leaves such lines out"));
+        }
+    }
+
+    fn event(&self, event: &Event) {
+        self.counts.event(event);
+        match event {
+            Event::Sent { .. } | Event::Ended { .. } => {}
+            Event::DialectFound(dialect) => tracing::info!(dialect = dialect.name(), "dialect found"),
+            Event::Retry { reason, delay } => {
+                tracing::info!(delay_seconds = delay.as_secs_f64(), reason = for_people(reason, 300), "retry")
+            }
+            Event::Paused { reason } => self.warn(&format!("paused: {reason}")),
+            Event::Resumed => self.warn("the service answers again: going on"),
+            Event::Draining { in_flight: 0 } => {}
+            Event::Draining { in_flight } => {
+                self.warn(&format!("stopping: waiting for {in_flight} requests in flight"))
+            }
+        }
+    }
+}
+
+/// Counts alone: who asks for them tells people.
+impl Audience for Arc<Counts> {
+    fn settled(&self, outcome: &Outcome, flags: Flags) {
+        self.settled_one(outcome, flags);
+    }
+
+    fn replayed(&self, outcome: &Outcome, flags: Flags) {
+        self.replayed_one(outcome, flags);
+    }
+
+    fn line_failed(&self, _: u64, _: &Failure) {}
+
+    fn left_out_of_failed(&self, _: u64, _: bool) {}
+
+    fn event(&self, event: &Event) {
+        Counts::event(self, event);
     }
 }
 

@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::DialectChoice;
+use crate::config::{DialectChoice, LogFormat};
+
+fn parse(text: &str, path: &Path) -> Result<Layer, Stop> {
+    parse_toml(text, path, KEYS)
+}
 
 fn refused(text: &str) -> String {
     parse(text, Path::new("c.toml")).unwrap_err().to_string()
@@ -39,6 +43,23 @@ reply = "4s"
 drain = "5s"
 [limits]
 concurrency = 8
+[daemon]
+spool = ["a", "b"]
+recursive = true
+archive = "done"
+once = false
+standby = true
+settle = "3s"
+scan_every = "1m"
+max_open_files = 9
+max_file_bytes = "1G"
+max_owner_files = 10
+max_owner_bytes = "2G"
+max_owner_lines = 11
+retain = "7d"
+log_format = "json"
+[owner.NAME]
+api_key_file = "alices"
 "#;
 
 #[test]
@@ -51,9 +72,20 @@ fn every_known_key_is_understood_and_every_understood_key_is_known() {
     assert_eq!(layer.max_retry_delay, Some(Duration::from_millis(500)));
     let params: Vec<_> = layer.params.iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(params, [r#"nested={"on":true,"seed":1}"#, r#"stop=["a","b"]"#, "temperature=0.5"]);
+    assert_eq!(layer.daemon.spool.unwrap(), [Path::new("a"), Path::new("b")]);
+    assert_eq!((layer.daemon.recursive, layer.daemon.once), (Some(true), Some(false)));
+    assert_eq!(
+        (layer.daemon.retain, layer.daemon.log_format),
+        (Some(Duration::from_secs(7 * 86_400)), Some(LogFormat::Json))
+    );
+    assert_eq!(layer.owner["NAME"].api_key_file.as_deref(), Some(Path::new("alices")));
+    let is_prefix = |key: &str| WHOLE.contains(&format!("\n[{key}.")) || WHOLE.contains(&format!("\n[{key}]"));
     for key in KEYS {
         let name = key.rsplit('.').next().unwrap();
-        assert!(WHOLE.contains(&format!("\n{name} =")) || WHOLE.contains(&format!("[{name}]")), "{key}");
+        assert!(
+            WHOLE.contains(&format!("\n{name} =")) || WHOLE.contains(&format!("[{name}]")) || is_prefix(key),
+            "{key}"
+        );
     }
 }
 
@@ -65,6 +97,8 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
         ("[timeouts]\n\nfirst-token = '1s'", "timeouts.first-token", 3, "`first_token` in [timeouts]"),
         ("first_token = '1s'", "first_token", 1, "`first_token` in [timeouts]"),
         ("[limit]\nconcurrency = 1", "limit", 1, "`limits`"),
+        ("[daemon]\nscan-every = '1s'", "daemon.scan-every", 2, "`scan_every` in [daemon]"),
+        ("[owner.ann]\napi_key = 'x'", "owner.ann.api_key", 2, "`api_key_file` in [owner.NAME]"),
     ] {
         let shown = refused(text);
         assert!(shown.contains(&format!("c.toml, line {line}: unknown key `{key}`")), "{shown}");
@@ -107,6 +141,12 @@ fn a_bad_value_is_refused_with_its_line() {
         "params.x = nan",
         "params.model = 'x'",
         "model = 'unfinished",
+        "daemon.settle = '0s'",
+        "daemon.max_open_files = 0",
+        "daemon.log_format = 'xml'",
+        "daemon.spool = 5",
+        "owner.ann = 'key'",
+        "owner.ann.api_key_file = ''",
     ] {
         let shown = refused(&format!("\n{text}\n"));
         assert!(shown.starts_with("c.toml, line 2: "), "{text}: {shown}");
@@ -123,6 +163,12 @@ fn paths_are_relative_to_the_file_and_a_missing_file_is_none() {
     let layer = load(&path, Some(Path::new("/home/me"))).unwrap().unwrap();
     assert_eq!(layer.api_key_file, Some(folder.path().join("key")));
     assert_eq!(layer.ca_cert.unwrap(), [Path::new("/etc/a.pem"), Path::new("/home/me/b.pem")]);
+    std::fs::write(&path, "[daemon]\nspool = 'in'\narchive = '~/out'\n[owner.ann]\napi_key_file = 'key'").unwrap();
+    let layer = load(&path, Some(Path::new("/home/me"))).unwrap().unwrap();
+    assert_eq!(layer.daemon.spool.unwrap(), [folder.path().join("in")]);
+    assert_eq!(layer.daemon.archive.as_deref(), Some(Path::new("/home/me/out")));
+    let ann = &layer.owner["ann"];
+    assert_eq!((ann.api_key_file.as_deref(), ann.origin.as_path()), (Some(&*folder.path().join("key")), &*path));
     let stop = load(folder.path(), None).unwrap_err().to_string();
     assert!(stop.contains(&folder.path().display().to_string()), "{stop}");
     std::fs::write(&path, b"model = '\xff'").unwrap();
@@ -132,6 +178,13 @@ fn paths_are_relative_to_the_file_and_a_missing_file_is_none() {
 #[test]
 fn an_upper_layer_wins_value_by_value() {
     let layer = |text| parse(text, Path::new("c.toml")).unwrap();
+    let daemons = layer("daemon.settle = '1s'\nowner.ann.api_key_file = 'upper'").over(layer(
+        "daemon.settle = '2s'\ndaemon.once = true\nowner.ann.api_key_file = 'x'\nowner.bob.api_key_file = 'lower'",
+    ));
+    assert_eq!((daemons.daemon.settle, daemons.daemon.once), (Some(Duration::from_secs(1)), Some(true)));
+    let keys: Vec<_> =
+        daemons.owner.iter().map(|(name, owner)| (name.as_str(), owner.api_key_file.as_deref())).collect();
+    assert_eq!(keys, [("ann", Some(Path::new("upper"))), ("bob", Some(Path::new("lower")))]);
     let upper = layer("model = 'upper'\n[params]\na = 1\n[timeouts]\nchunk = '1s'");
     let lower = layer("model = 'lower'\nsystem = 's'\n[params]\na = 2\nb = 2\n[timeouts]\nreply = '2s'");
     let merged = upper.over(lower);

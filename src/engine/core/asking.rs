@@ -247,7 +247,7 @@ impl<T: Transport> Core<'_, T> {
 
     fn token_rejected<M: Mode>(&mut self, message: String, mode: &mut M) {
         let now = self.now();
-        if self.asking.token_was_accepted && self.transport.can_renew_token() {
+        if (self.asking.token_was_accepted || self.settings.endless) && self.transport.can_renew_token() {
             let wait = TokenWait { since: now, look_at: now, message, trying: false };
             self.asking.token_wait.get_or_insert(wait);
             return;

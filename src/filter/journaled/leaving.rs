@@ -9,8 +9,9 @@ use super::{Journaled, Pending, Sink};
 use crate::journal::{Line, Settled};
 use crate::line::Outcome;
 use crate::line::completion::About;
+use crate::report::Audience;
 
-impl Journaled<'_> {
+impl<A: Audience> Journaled<A> {
     pub(super) fn leave_window(&mut self, token: u64, offset: u64) {
         let ready = &mut self.ready;
         self.window.settle(token, offset, 0, &mut |left| ready.push_back(left));

@@ -123,7 +123,7 @@ impl Run {
             copy: self.copy_beside(),
         };
         self.note(notes).await?;
-        self.journal()?.run(move |keeper| rendering.run(keeper, &mut known)).await
+        self.journal()?.run(move |keeper| rendering.run(keeper, &mut known)).await.map(drop)
     }
 
     fn copy_beside(&self) -> Option<(PathBuf, journal::Copy)> {

@@ -1,0 +1,383 @@
+//! The daemon as the engine sees it: requests come from the jobs of all spools, outcomes go back to them. Also hears of
+//! everything else that happens: signals, the clock, the threads.
+//!
+//! Invariant: one task owns all of it; whatever waits for a disk or a name server does so on a thread.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::account::Account;
+use super::seat::Seat;
+use super::spool::{Shared, Spool, parts};
+use super::status::DaemonState;
+use super::supervision::{Supervision, Watchdog};
+use super::{Inbox, Outside};
+use crate::api::Dialect;
+use crate::config::{Config, Owner};
+use crate::engine::{Delta, Event, Halt, Key, Mode, Slot, Work};
+use crate::exit::{Exit, Stop};
+use crate::line::{Outcome, Request};
+
+/// How often what has its time is looked after.
+const TICK: Duration = Duration::from_millis(250);
+/// So many occurrences are handled before the engine gets its turn.
+const HANDLED_AT_ONCE: usize = 256;
+
+/// All spools, and everything that happens.
+pub struct Desk {
+    seats: Vec<Seat>,
+    shared: Rc<Shared>,
+    inbox: Inbox,
+    ticks: Interval,
+    hangups: Signal,
+    supervision: Supervision,
+    watchdog: Watchdog,
+    outside: Outside,
+    accounts: Rc<[Account]>,
+    turns: u64,
+    /// Requests in flight, by account.
+    in_flight: Vec<usize>,
+    /// The spool that is asked for work first.
+    next: usize,
+    /// Which accounts have not heard of another concurrency.
+    concurrency: Vec<Option<usize>>,
+    dialect: Option<Dialect>,
+    /// Why the daemon must end.
+    stop: Option<Stop>,
+    once: bool,
+    /// How often the configuration was read anew.
+    reloads: u64,
+}
+
+impl Desk {
+    /// Joins the parts.
+    pub fn new(
+        seats: Vec<Seat>,
+        shared: Rc<Shared>,
+        inbox: Inbox,
+        supervision: Supervision,
+        outside: Outside,
+        accounts: Rc<[Account]>,
+    ) -> Result<Self, Stop> {
+        let hangups = signal(SignalKind::hangup())
+            .map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
+        let watchdog = supervision.watchdog();
+        let mut ticks = interval(watchdog.interval().map_or(TICK, |interval| TICK.min(interval / 2)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let once = shared.config().daemon.as_ref().is_some_and(|daemon| daemon.once);
+        Ok(Self {
+            seats,
+            shared,
+            inbox,
+            ticks,
+            hangups,
+            supervision,
+            watchdog,
+            outside,
+            turns: 0,
+            in_flight: vec![0; accounts.len()],
+            next: 0,
+            concurrency: vec![None; accounts.len()],
+            accounts,
+            dialect: None,
+            stop: None,
+            once,
+            reloads: 0,
+        })
+    }
+
+    /// The service's dialect, once it was found.
+    pub fn dialect(&self) -> Option<Dialect> {
+        self.dialect
+    }
+
+    /// Hears of everything that happened; whether anything did, and more may wait.
+    pub fn poll_all(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        for _ in 0..HANDLED_AT_ONCE {
+            let Poll::Ready(Some((spool, occurrence))) = self.inbox.poll_recv(cx) else {
+                break;
+            };
+            any = true;
+            // What comes from a spool that broke is void.
+            if let Some(spool) = self.spools().find(|open| open.index() == spool) {
+                spool.handle(occurrence);
+            }
+        }
+        while self.hangups.poll_recv(cx).is_ready() {
+            self.read_configuration();
+            any = true;
+        }
+        while self.ticks.poll_tick(cx).is_ready() {
+            self.tick();
+        }
+        for seat in &mut self.seats {
+            if let Err(stop) = seat.poll(&self.shared, cx) {
+                self.stop.get_or_insert(stop);
+            }
+        }
+        any
+    }
+
+    fn spools(&mut self) -> impl Iterator<Item = &mut Spool> {
+        self.seats.iter_mut().filter_map(Seat::spool)
+    }
+
+    fn tick(&mut self) {
+        self.turns += 1;
+        let now = Instant::now();
+        self.shared.rate.borrow_mut().note(now, self.shared.counts.settled());
+        self.spools().for_each(|spool| spool.tick(now));
+        // The log's threads and this task: whoever of them hangs is the end of the daemon.
+        let mut counters: Vec<u64> = self.spools().map(Spool::ask_alive).collect();
+        counters.push(self.turns);
+        self.watchdog.beat(&counters);
+        let status = self.status_line();
+        self.supervision.status(&status);
+    }
+
+    fn status_line(&mut self) -> String {
+        let (mut queued, mut running, mut done) = (0, 0, 0);
+        for counts in self.spools().map(|spool| spool.counts()) {
+            queued += counts.queued;
+            running += counts.running;
+            done += counts.done;
+        }
+        let in_flight = self.shared.counts.in_flight();
+        let numbers = format!("{running} running, {queued} queued, {done} done, {in_flight} requests in flight");
+        match self.shared.pause_reason() {
+            Some(reason) => format!("paused: {reason}; {numbers}"),
+            None => numbers,
+        }
+    }
+
+    /// SIGHUP: the configuration is read anew. What is wrong with it is told, and the old one stays.
+    fn read_configuration(&mut self) {
+        self.supervision.reloading();
+        match (self.outside.read)() {
+            Ok(config) => {
+                let before = self.shared.config();
+                if config.service.base_url != before.service.base_url || owners(&config) != owners(&before) {
+                    tracing::warn!("another base URL, and other owners, are used only after a restart");
+                }
+                let concurrency = config.limits.concurrency.get();
+                let renewed = self.accounts.iter().filter(|account| account.has_new_key()).count();
+                self.concurrency.iter_mut().for_each(|told| *told = Some(concurrency));
+                (self.outside.set_level)(config.report.verbosity);
+                *self.shared.config.borrow_mut() = Rc::new(config);
+                self.spools().for_each(|spool| spool.reload());
+                tracing::info!(new_keys = renewed, "the configuration was read anew");
+            }
+            Err(stop) => tracing::error!("the configuration was read anew and is wrong; the old one stays: {stop}"),
+        }
+        self.reloads += 1;
+        let status = self.status_line();
+        self.supervision.ready(&status);
+    }
+
+    /// How often the configuration was read anew.
+    pub fn reloads(&self) -> u64 {
+        self.reloads
+    }
+
+    /// An account's engine halted: everything that it had goes on from the logs, later.
+    pub fn suspend(&mut self, account: usize, name: Option<&str>, halt: &Halt) {
+        self.pause(account, name, &halt.message, &halt.way_out);
+        self.in_flight[account] = 0;
+        self.spools().for_each(|spool| spool.suspend(account));
+    }
+
+    /// Nothing of an account is sent.
+    pub fn pause(&mut self, account: usize, name: Option<&str>, message: &str, way_out: &str) {
+        let whose = name.map_or(String::new(), |name| format!("owner {name}: "));
+        tracing::error!("paused: {whose}{message}; {way_out}");
+        self.shared.paused.borrow_mut().insert(account, format!("{whose}{message}"));
+    }
+
+    /// An account begins to send.
+    pub fn begin(&mut self, account: usize) {
+        self.shared.paused.borrow_mut().remove(&account);
+    }
+
+    /// Hands on what waits for the disk.
+    pub fn flush(&mut self, cx: &mut Context<'_>) {
+        self.spools().for_each(|spool| spool.idle(cx));
+    }
+
+    /// Whether the daemon must end.
+    pub fn must_stop(&self) -> bool {
+        self.stop.is_some()
+    }
+
+    /// Waits until nothing is nearly at its end any more.
+    pub async fn end(&mut self) {
+        self.spools().for_each(Spool::put_large_ones_away);
+        std::future::poll_fn(|cx| {
+            self.poll_all(cx);
+            self.spools().for_each(|spool| spool.idle(cx));
+            let is_ending = self.spools().any(|spool| spool.is_ending());
+            if is_ending && self.stop.is_none() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    /// Says that the end has begun.
+    pub fn stopping(&mut self, state: DaemonState) {
+        self.supervision.stopping();
+        self.spools().for_each(|spool| spool.write_own(state, None));
+    }
+
+    /// Gives the spools back.
+    pub async fn close(&mut self) -> Result<(), Stop> {
+        let mut result = Ok(());
+        for spool in self.spools() {
+            spool.write_last();
+            if let Err(error) = spool.close().await {
+                result = result.and(Err(error.into()));
+            }
+        }
+        result
+    }
+
+    /// Why the daemon must end, if it must.
+    pub fn take_stop(&mut self) -> Option<Stop> {
+        self.stop.take()
+    }
+
+    /// The status of a run that drained its spools: whether anything failed.
+    pub fn exit_of_once(&self) -> Exit {
+        if self.shared.counts.failed() > 0 { Exit::SomeFailed } else { Exit::Answered }
+    }
+}
+
+fn owners(config: &Config) -> Vec<Owner> {
+    config.daemon.as_ref().map(|daemon| daemon.owners.clone()).unwrap_or_default()
+}
+
+/// The engine's source and sink for one account.
+pub struct Front<'d> {
+    /// What all accounts share.
+    pub desk: &'d RefCell<Desk>,
+    /// Whose key pays, by its place.
+    pub account: usize,
+}
+
+impl Mode for Front<'_> {
+    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
+        let mut desk = self.desk.borrow_mut();
+        let seats = desk.seats.len();
+        // Each account's engine keeps to the limit; what all of them have together does, too.
+        let in_flight: usize = desk.in_flight.iter().sum();
+        let is_full = in_flight >= desk.shared.config().limits.concurrency.get();
+        for offset in (0..seats).filter(|_| !is_full) {
+            let index = (desk.next + offset) % seats;
+            if let Some(work) = desk.seats[index].spool().and_then(|spool| spool.pull(self.account, cx)) {
+                desk.next = index + 1;
+                return Poll::Ready(Some(work));
+            }
+        }
+        if desk.once && desk.seats.iter_mut().all(Seat::is_drained) { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    fn look_ahead(&mut self, cx: &mut Context<'_>) {
+        self.desk.borrow_mut().spools().for_each(|spool| spool.look_ahead(cx));
+    }
+
+    fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
+        let (spool, slot, line) = parts(key);
+        let mut desk = self.desk.borrow_mut();
+        let Some(seat) = desk.seats.iter_mut().find(|seat| seat.is(spool)) else { return Slot::Free };
+        seat.settle(self.account, (slot, line), request, outcome)
+    }
+
+    fn take_freed(&mut self) -> usize {
+        let account = self.account;
+        self.desk.borrow_mut().seats.iter_mut().map(|seat| seat.take_freed(account)).sum()
+    }
+
+    fn take_concurrency(&mut self) -> Option<usize> {
+        self.desk.borrow_mut().concurrency[self.account].take()
+    }
+
+    fn delta(&mut self, _: Delta) {}
+
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn event(&mut self, event: Event) {
+        self.desk.borrow_mut().event(self.account, event);
+    }
+
+    fn poll_stop(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        if self.desk.borrow().must_stop() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn idle(&mut self, cx: &mut Context<'_>) {
+        self.desk.borrow_mut().flush(cx);
+    }
+}
+
+impl Desk {
+    fn event(&mut self, account: usize, event: Event) {
+        if let Event::Sent { in_flight } | Event::Ended { in_flight } = event {
+            self.in_flight[account] = in_flight;
+        }
+        let all: usize = self.in_flight.iter().sum();
+        let shared = Rc::clone(&self.shared);
+        match event {
+            Event::Sent { .. } => shared.counts.event(&Event::Sent { in_flight: all }),
+            Event::Ended { .. } => shared.counts.event(&Event::Ended { in_flight: all }),
+            Event::DialectFound(dialect) => {
+                self.dialect = Some(dialect);
+                tracing::info!(dialect = dialect.name(), "dialect found");
+            }
+            Event::Paused { reason } => {
+                tracing::warn!("paused: {reason}");
+                shared.paused.borrow_mut().insert(account, reason);
+            }
+            Event::Resumed => {
+                tracing::info!("the service answers again: going on");
+                shared.paused.borrow_mut().remove(&account);
+            }
+            Event::Retry { ref reason, delay } => {
+                tracing::debug!(delay_seconds = delay.as_secs_f64(), "retry: {reason}");
+                shared.counts.event(&event);
+            }
+            Event::Draining { in_flight } => tracing::info!(in_flight, "draining"),
+        }
+    }
+}
+
+/// Requests settled a second, over the last minute.
+#[derive(Debug, Default)]
+pub struct Rate {
+    marks: std::collections::VecDeque<(Instant, u64)>,
+}
+
+impl Rate {
+    const OVER: Duration = Duration::from_secs(60);
+    const MARK_EVERY: Duration = Duration::from_secs(2);
+
+    /// So many are settled now.
+    pub fn note(&mut self, now: Instant, settled: u64) {
+        if self.marks.back().is_none_or(|(at, _)| now.duration_since(*at) >= Self::MARK_EVERY) {
+            self.marks.push_back((now, settled));
+        }
+        while self.marks.len() > 1 && self.marks.front().is_some_and(|(at, _)| now.duration_since(*at) > Self::OVER) {
+            self.marks.pop_front();
+        }
+    }
+
+    /// How many a second.
+    pub fn per_second(&self, now: Instant, settled: u64) -> f64 {
+        let Some((since, before)) = self.marks.front() else { return 0.0 };
+        let seconds = now.duration_since(*since).as_secs_f64();
+        if seconds < 0.5 { 0.0 } else { ((settled - before) as f64 / seconds * 10.0).round() / 10.0 }
+    }
+}

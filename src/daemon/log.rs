@@ -1,0 +1,253 @@
+//! The spool's log: what was taken, answered, published, given up, as records in the frames of a journal. Pure.
+//!
+//! Small prompt files live here altogether: their contents in the claim, their answers behind it, their end. Of large
+//! ones it knows beginning and end; their answers stand in journals of their own.
+//!
+//! ```text
+//! {"spool":{"version":1,"program":"…","generation":7}}        the first record
+//! {"claim":{"job":17,"path":"a/p.jsonl","stamp":{…},"sha256":"…","kind":"lines",…,"held":{"here":"…contents…"}}}
+//! {"job":17,"line":3,"key":"…",…}                              a line record (see `journal::record`) of job 17
+//! {"done":{"job":17,"path":"a/p.jsonl",…,"result":{…}}}
+//! ```
+//!
+//! The format is a contract: members may be added, none is renamed.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::names::Kind;
+use super::plan::Plan;
+use super::stamp::Stamp;
+use crate::journal::lock::Holder;
+use crate::journal::publish::Fingerprint;
+use crate::journal::{Head, Settled};
+
+/// The version of the format that is written here, and the only one that is read.
+pub const VERSION: u32 = 1;
+
+/// Names a job: one run of one prompt file. Numbers grow, and none is used twice in a spool.
+pub type JobId = u64;
+
+/// Everything that is no line record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Note {
+    /// The first record.
+    Spool {
+        /// The version of the format.
+        version: u32,
+        /// Which program began it.
+        program: String,
+        /// The lease's generation.
+        generation: u64,
+        /// The next job's number.
+        next_job: JobId,
+    },
+    /// Who writes this log, since when (RFC 3339).
+    Owner {
+        /// The process.
+        holder: Holder,
+        /// When it began.
+        at: String,
+    },
+    /// A prompt file was taken.
+    Claim(Claim),
+    /// A job came to its end.
+    Done(Done),
+    /// To read a file ended the daemon, or panicked, so often in a row.
+    Strike {
+        /// The file.
+        path: Bytes,
+        /// Which version of it.
+        stamp: Stamp,
+        /// How often.
+        count: u32,
+    },
+}
+
+/// A prompt file that was taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The job.
+    pub job: JobId,
+    /// The file, seen from the spool's folder.
+    pub path: Bytes,
+    /// What it was when it was taken.
+    pub stamp: Stamp,
+    /// The SHA-256 of its contents, 64 hex digits.
+    pub sha256: String,
+    /// What it holds.
+    pub kind: Kind,
+    /// How it is run.
+    pub plan: Plan,
+    /// The job whose answers are used, when the file was run before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<JobId>,
+    /// Whether its errors are asked again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retry_failed: bool,
+    /// Where its contents are.
+    pub held: Held,
+}
+
+/// Where the contents of a taken file are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// In this record.
+    Here(Bytes),
+    /// In the folder `.anvil/jobs/N`, with the journal of its answers.
+    Folder(JobId),
+}
+
+/// A job that came to its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// The job.
+    pub job: JobId,
+    /// The file, seen from the spool's folder.
+    pub path: Bytes,
+    /// What it was when it was taken.
+    pub stamp: Stamp,
+    /// The SHA-256 of its contents.
+    pub sha256: String,
+    /// How it ended.
+    pub end: End,
+    /// Its lines.
+    pub lines: u64,
+    /// Those of them that failed.
+    pub failed: u64,
+    /// The result, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Fingerprint>,
+    /// The name of the result.
+    pub result_name: Bytes,
+    /// The folder that holds contents and answers, when this log does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<JobId>,
+    /// When, in seconds since 1970, as the daemon saw the time.
+    pub at_seconds: u64,
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// Its result was published.
+    Published,
+    /// It is one prompt, and failed: there is no result.
+    Failed,
+    /// Its owner gave it up.
+    Cancelled,
+}
+
+/// Bytes as JSON: a string when they are UTF-8, `{"base64":"…"}` when not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Bytes(pub Vec<u8>);
+
+impl Bytes {
+    /// A path as bytes.
+    pub fn of_path(path: &Path) -> Self {
+        Self(path.as_os_str().as_bytes().to_vec())
+    }
+
+    /// The path that these bytes are.
+    pub fn path(&self) -> PathBuf {
+        OsString::from_vec(self.0.clone()).into()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Encoded {
+    base64: String,
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => Encoded { base64: STANDARD.encode(&self.0) }.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Text(String),
+            Encoded(Encoded),
+        }
+        match Either::deserialize(deserializer)? {
+            Either::Text(text) => Ok(Self(text.into_bytes())),
+            Either::Encoded(Encoded { base64 }) => STANDARD.decode(base64).map(Self).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl Note {
+    /// The first record of a new log.
+    pub fn header(generation: u64, next_job: JobId) -> Self {
+        let program = concat!("anvil-filter ", env!("CARGO_PKG_VERSION")).to_owned();
+        Self::Spool { version: VERSION, program, generation, next_job }
+    }
+
+    /// Appends the note's payload.
+    pub fn push(&self, record: &mut Vec<u8>) {
+        serde_json::to_writer(record, self).expect("a note is plain data");
+    }
+}
+
+/// Appends the record of a line of a job; `write` appends the line record, which begins with a brace.
+pub fn push_line(record: &mut Vec<u8>, job: JobId, write: impl FnOnce(&mut Vec<u8>)) {
+    record.extend_from_slice(format!("{{\"job\":{job},").as_bytes());
+    let at = record.len();
+    write(record);
+    record.remove(at);
+}
+
+/// What a record says.
+#[derive(Debug)]
+pub enum Record {
+    /// Of a line.
+    Line(JobId, Head),
+    /// Of anything else.
+    Note(Box<Note>),
+}
+
+impl Record {
+    /// Reads a record, of a line only its head. The error says what is wrong with it.
+    pub fn parse(payload: &str) -> Result<Self, String> {
+        match split_line(payload) {
+            Some((job, line)) => {
+                Head::parse(&line).map(|head| Self::Line(job, head)).ok_or("it is no record of a line".to_owned())
+            }
+            None => serde_json::from_str(payload).map(Self::Note).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// The job of a line record.
+pub fn job_of_line(payload: &str) -> Option<JobId> {
+    let rest = payload.strip_prefix("{\"job\":")?;
+    rest.split_once(',')?.0.parse().ok()
+}
+
+/// The job of a line record, and the record as a journal of its own would hold it.
+pub fn split_line(payload: &str) -> Option<(JobId, String)> {
+    let job = job_of_line(payload)?;
+    let (_, rest) = payload.split_once(',')?;
+    Some((job, format!("{{{rest}")))
+}
+
+/// Reads a whole line record.
+pub fn parse_line(payload: &str) -> Result<(JobId, Settled), String> {
+    let (job, line) = split_line(payload).ok_or("it is no record of a line")?;
+    Ok((job, Settled::parse(&line)?))
+}
