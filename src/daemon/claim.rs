@@ -51,10 +51,14 @@ pub struct Order {
 pub enum What {
     /// As it is now.
     Fresh {
+        /// What it was when it was told of; another version is not settled yet.
+        told: Stamp,
         /// How it ended before.
         before: Option<Ended>,
         /// The job whose answers are used, when it was not the one that ended.
         from: Option<JobId>,
+        /// The folder of that job, when it was large.
+        folder: Option<JobId>,
         /// Whether errors are asked again.
         retry_failed: bool,
     },
@@ -91,6 +95,8 @@ pub enum Reply {
     Blocked(PathBuf),
     /// Its name says that it is a result.
     Ours,
+    /// Reading it failed by a defect of the program.
+    Panicked,
     /// It is still being written.
     NotYet,
     /// It is not there.
@@ -163,7 +169,8 @@ pub struct Rulebook {
     pub line_bytes_max: usize,
     /// The largest file, in bytes.
     pub file_bytes_max: u64,
-    /// Whose files are taken, beside the daemon's user, root, and the owner of the folder that they are in.
+    /// Whose files are taken, beside the daemon's user, root, the owner of the folder that they are in, and whoever may
+    /// write into a folder of the daemon's that belongs to a group (setgid, closed to others).
     pub owners: Vec<u32>,
 }
 
@@ -240,6 +247,14 @@ impl Claimer {
     }
 }
 
+/// What is known of a file before it is taken.
+struct Before<'e> {
+    told: Stamp,
+    ended: Option<&'e Ended>,
+    from: Option<JobId>,
+    folder: Option<JobId>,
+}
+
 struct Taker {
     root: PathBuf,
     log: PathBuf,
@@ -252,18 +267,20 @@ impl Taker {
         match catch_unwind(AssertUnwindSafe(|| self.take(order))) {
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) => Reply::Trouble(error.to_string()),
-            Err(_) => Reply::Rejected {
-                code: "poison",
-                message: "the program failed on reading this file".to_owned(),
-                way_out: "this is a defect of the program: keep the file, and report it".to_owned(),
-            },
+            Err(_) => {
+                let _ = self.marker.set_len(0);
+                Reply::Panicked
+            }
         }
     }
 
     fn take(&mut self, order: &Order) -> Result<Reply, Error> {
         match &order.what {
             What::Resume { claim_at, before } => self.resume(order, *claim_at, before.as_ref()),
-            What::Fresh { before, from, retry_failed } => self.take_fresh(order, before.as_ref(), *from, *retry_failed),
+            What::Fresh { told, before, from, folder, retry_failed } => {
+                let source = Before { told: *told, ended: before.as_ref(), from: *from, folder: *folder };
+                self.take_fresh(order, &source, *retry_failed)
+            }
         }
     }
 
@@ -289,13 +306,8 @@ impl Taker {
         Ok(Reply::Resumed(Box::new(Resumed { claim, lines, answers, replaces })))
     }
 
-    fn take_fresh(
-        &mut self,
-        order: &Order,
-        before: Option<&Ended>,
-        from: Option<JobId>,
-        retry_failed: bool,
-    ) -> Result<Reply, Error> {
+    fn take_fresh(&mut self, order: &Order, source: &Before<'_>, retry_failed: bool) -> Result<Reply, Error> {
+        let Before { told, ended: before, from, folder: folder_of_open } = *source;
         let Some(name) = order.path.file_name() else { return Ok(Reply::Gone) };
         let folder = match Folder::of(&self.root, &order.path) {
             Ok(folder) => folder,
@@ -303,11 +315,13 @@ impl Taker {
             Err(error) => return Err(Error::io("open the folder of", &order.path)(error)),
         };
         let (folder_path, path) = (folder.path(), folder.named(name));
-        let folder_owner = folder.metadata().map_err(Error::io("look at", folder_path))?.uid();
-        let me = rustix::process::geteuid().as_raw();
+        let metadata = folder.metadata().map_err(Error::io("look at", folder_path))?;
+        let (folder_owner, me) = (metadata.uid(), rustix::process::geteuid().as_raw());
+        // Who may write into a folder that we gave to a group was let in by that.
+        let is_for_group = metadata.mode() & 0o2002 == 0o2000 && (folder_owner == me || folder_owner == 0);
         let owners = &self.rules.owners;
         let is_allowed =
-            move |owner: u32| owner == me || owner == 0 || owner == folder_owner || owners.contains(&owner);
+            move |owner: u32| [me, 0, folder_owner].contains(&owner) || is_for_group || owners.contains(&owner);
         let recipe = match recipe::load_at(folder.as_fd(), folder_path, &is_allowed) {
             Ok(recipe) => recipe,
             Err(RecipeError::Wrong { message, way_out }) => {
@@ -334,6 +348,9 @@ impl Taker {
             Err(Refused::Gone) => return Ok(Reply::Gone),
             Err(Refused::Io(error)) => return Err(Error::io("read", &path)(error)),
         };
+        if taken.stamp() != told {
+            return Ok(Reply::NotYet);
+        }
         let wishes = wishes_of(&recipe, &self.rules.wishes);
         let Ok(result_name) = names::result_name(name, order.kind, recipe.suffix()) else {
             return Ok(too_long(name.len()));
@@ -346,7 +363,7 @@ impl Taker {
         if from.is_none() && is_taken(&target, replaces.as_ref()).map_err(Error::io("look at", &target))? {
             return Ok(Reply::Blocked(order.path.with_file_name(&result_name)));
         }
-        let folder_before = done.as_ref().and_then(|done| done.folder);
+        let folder_before = folder_of_open.or_else(|| done.as_ref().and_then(|done| done.folder));
         let source = from.or(done.as_ref().filter(|done| done.folder.is_none()).map(|done| done.job));
         let answers_before = |log: &Path| match source {
             Some(job) => answers::of_job(log, job, retry_failed),

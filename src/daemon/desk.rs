@@ -8,23 +8,26 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::account::Account;
 use super::seat::Seat;
-use super::spool::{Shared, Spool, parts};
+use super::spool::{Shared, Spool, named_by};
 use super::status::DaemonState;
 use super::supervision::{Supervision, Watchdog};
 use super::{Inbox, Outside};
 use crate::api::Dialect;
-use crate::config::{Config, Owner};
+use crate::config::{Config, Daemon, OwnerCaps};
 use crate::engine::{Delta, Event, Halt, Key, Mode, Slot, Work};
 use crate::exit::{Exit, Stop};
 use crate::line::{Outcome, Request};
 
 /// How often what has its time is looked after.
 const TICK: Duration = Duration::from_millis(250);
+/// A tick that is so late tells that the process was stopped.
+const STOOD_STILL: Duration = Duration::from_secs(5);
 /// So many occurrences are handled before the engine gets its turn.
 const HANDLED_AT_ONCE: usize = 256;
 
@@ -40,6 +43,9 @@ pub struct Desk {
     outside: Outside,
     accounts: Rc<[Account]>,
     turns: u64,
+    ticked: Option<Instant>,
+    /// How long the machine has slept, as far as is known.
+    slept: Duration,
     /// Requests in flight, by account.
     in_flight: Vec<usize>,
     /// The spool that is asked for work first.
@@ -80,6 +86,8 @@ impl Desk {
             watchdog,
             outside,
             turns: 0,
+            ticked: None,
+            slept: slept(),
             in_flight: vec![0; accounts.len()],
             next: 0,
             concurrency: vec![None; accounts.len()],
@@ -131,6 +139,11 @@ impl Desk {
     fn tick(&mut self) {
         self.turns += 1;
         let now = Instant::now();
+        // Whoever was stopped, or slept, may have lost what he holds.
+        let stood_still = self.ticked.replace(now).is_some_and(|before| now.duration_since(before) >= STOOD_STILL);
+        if stood_still || self.has_slept() {
+            self.spools().for_each(Spool::doubt);
+        }
         self.shared.rate.borrow_mut().note(now, self.shared.counts.settled());
         self.spools().for_each(|spool| spool.tick(now));
         // The log's threads and this task: whoever of them hangs is the end of the daemon.
@@ -139,6 +152,11 @@ impl Desk {
         self.watchdog.beat(&counters);
         let status = self.status_line();
         self.supervision.status(&status);
+    }
+
+    fn has_slept(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.slept, slept());
+        self.slept.saturating_sub(before) >= STOOD_STILL
     }
 
     fn status_line(&mut self) -> String {
@@ -162,8 +180,8 @@ impl Desk {
         match (self.outside.read)() {
             Ok(config) => {
                 let before = self.shared.config();
-                if config.service.base_url != before.service.base_url || owners(&config) != owners(&before) {
-                    tracing::warn!("another base URL, and other owners, are used only after a restart");
+                if config.service.base_url != before.service.base_url || lasting(&config) != lasting(&before) {
+                    tracing::warn!("base URL, owners, spools and how these are scanned change only by a restart");
                 }
                 let concurrency = config.limits.concurrency.get();
                 let renewed = self.accounts.iter().filter(|account| account.has_new_key()).count();
@@ -189,6 +207,7 @@ impl Desk {
     pub fn suspend(&mut self, account: usize, name: Option<&str>, halt: &Halt) {
         self.pause(account, name, &halt.message, &halt.way_out);
         self.in_flight[account] = 0;
+        self.seats.iter_mut().for_each(|seat| seat.forget_held(account));
         self.spools().for_each(|spool| spool.suspend(account));
     }
 
@@ -250,13 +269,36 @@ impl Desk {
     }
 
     /// The status of a run that drained its spools: whether anything failed.
-    pub fn exit_of_once(&self) -> Exit {
-        if self.shared.counts.failed() > 0 { Exit::SomeFailed } else { Exit::Answered }
+    pub fn exit_of_once(&mut self) -> Exit {
+        let failed = self.shared.counts.failed() > 0;
+        let left: Vec<Exit> = self.spools().map(|spool| spool.exit_of_once()).collect();
+        match () {
+            () if left.contains(&Exit::Resumable) => Exit::Resumable,
+            () if failed || left.contains(&Exit::SomeFailed) => Exit::SomeFailed,
+            () => Exit::Answered,
+        }
     }
 }
 
-fn owners(config: &Config) -> Vec<Owner> {
-    config.daemon.as_ref().map(|daemon| daemon.owners.clone()).unwrap_or_default()
+/// How long the machine has slept since it was started: the clocks differ by that.
+fn slept() -> Duration {
+    let clock = |id| {
+        let now = clock_gettime(id);
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+    };
+    clock(ClockId::Boottime).saturating_sub(clock(ClockId::Monotonic))
+}
+
+/// What is fixed for as long as the daemon runs.
+fn lasting(config: &Config) -> Option<Daemon> {
+    let fixed = |daemon: &Daemon| Daemon {
+        open_files_max: 0,
+        file_bytes_max: 0,
+        owner_caps: OwnerCaps { files: 0, bytes: 0, lines: 0 },
+        retain: Duration::ZERO,
+        ..daemon.clone()
+    };
+    config.daemon.as_ref().map(fixed)
 }
 
 /// The engine's source and sink for one account.
@@ -289,7 +331,7 @@ impl Mode for Front<'_> {
     }
 
     fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
-        let (spool, slot, line) = parts(key);
+        let (spool, slot, line) = named_by(key);
         let mut desk = self.desk.borrow_mut();
         let Some(seat) = desk.seats.iter_mut().find(|seat| seat.is(spool)) else { return Slot::Free };
         seat.settle(self.account, (slot, line), request, outcome)

@@ -10,6 +10,7 @@ use super::large::LargeMode;
 use super::log::{Done, End, JobId};
 use super::names::Kind;
 use super::plan::Plan;
+use super::spool::Booked;
 use super::stamp::Stamp;
 use crate::journal::{self, publish::Fingerprint};
 use crate::line::Request;
@@ -44,8 +45,10 @@ pub struct Job {
     pub counts: Arc<Counts>,
     /// What it runs on.
     pub body: Body,
-    /// Whether the file is not any more what was taken, as far as is known.
-    pub changed: bool,
+    /// What it takes of its owner's share.
+    pub share: Booked,
+    /// Whether it goes back to those that wait as soon as all its records are durable.
+    pub put_back: bool,
     /// Why no more of it is asked.
     pub given_up: Option<GivenUp>,
     /// Since when its file is missing.
@@ -54,14 +57,18 @@ pub struct Job {
     pub status_at: Option<Instant>,
     /// The folder with contents and answers, when it is large.
     pub folder: Option<JobId>,
-    /// The job whose answers it uses.
+    /// The job whose answers it uses, out of the log.
     pub from: Option<JobId>,
+    /// The job whose answers it was queued to use, wherever they are.
+    pub origin: Option<JobId>,
     /// Whether errors are asked again.
     pub retry_failed: bool,
     /// How the file ended before, when the same contents need not be run again.
     pub before: Option<Box<Done>>,
     /// Its lines, blank ones included, as far as they were counted.
     pub lines: Option<u64>,
+    /// Where the records of a small one's lines begin, once its result is being made.
+    pub answers: HashMap<u64, u64>,
     /// Line records from when the file was small, until they are in its journal.
     pub seeds: Vec<String>,
 }
@@ -181,6 +188,11 @@ impl Small {
     /// Whether every line has its durable outcome.
     pub fn is_settled(&self) -> bool {
         self.unsettled == 0
+    }
+
+    /// The engine has stopped, and forgotten what it had.
+    pub fn forget_asked(&mut self) {
+        self.asked = 0;
     }
 
     /// Every line with the place of its record, when all are settled.

@@ -91,6 +91,9 @@ pub struct Claim {
     /// Whether its errors are asked again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retry_failed: bool,
+    /// When, in seconds since 1970, as the daemon saw the time.
+    #[serde(default)]
+    pub at_seconds: u64,
     /// Where its contents are.
     pub held: Held,
 }

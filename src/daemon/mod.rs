@@ -10,6 +10,7 @@
 //! | [`snapshot`] | a private copy of an input, whatever others do to it | what its contents mean |
 //! | `claim` | takes files and reads them, on a thread of its own | the engine |
 //! | `folder` | a folder held open, whatever gets its name | what is in it |
+//! | `archive` | where finished files go, if they do not stay | why |
 //! | `clerk` | writes what is only told, in order | what it says |
 //! | `log`, `history`, `answers`, `store` | the spool's log: its format, its sum, its records, its folder | requests |
 //! | `job`, `large`, `plan` | one file that is run | other files |
@@ -25,6 +26,7 @@
 
 mod account;
 mod answers;
+mod archive;
 mod claim;
 mod clerk;
 pub mod controls;
@@ -104,6 +106,7 @@ pub async fn run(config: Config, outside: Outside) -> Result<Exit, Stop> {
     let shutdown = Shutdown::default();
     listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    archive::prepare(&config)?;
     let accounts: Rc<[Account]> = Account::all(&config)?.into();
     let (tell, inbox) = unbounded_channel();
     let shared = Rc::new(Shared {

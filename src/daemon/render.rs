@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ use crate::line::escape::shown;
 #[derive(Debug)]
 pub struct Rendering {
     /// Comes back with what came of it.
-    pub ticket: u64,
+    pub ticket: Ticket,
     /// The job.
     pub job: JobId,
     /// The input, seen from the spool's folder.
@@ -49,7 +50,7 @@ pub struct Rendering {
 #[derive(Debug)]
 pub struct Ready {
     /// The job.
-    pub ticket: u64,
+    pub ticket: Ticket,
     /// Its result, durable but for the name; none for a prompt that failed.
     pub sealed: Option<Sealed>,
     /// How it ends.
@@ -91,10 +92,22 @@ pub struct Source {
 }
 
 /// What came of jobs, by their tickets.
-pub type Outcomes<T> = Vec<(u64, Result<T, Hindrance>)>;
+pub type Outcomes<T> = Vec<(Ticket, Result<T, Hindrance>)>;
+
+/// The place of a job, and its number: places are used again.
+pub type Ticket = (u32, JobId);
 
 /// A job's end, and where the record of it begins in the log.
 pub type Ended = (Done, u64);
+
+/// The same as [`render`]; a panic is the trouble of these jobs alone.
+pub fn render_caught(source: &Source, jobs: Vec<Rendering>) -> Outcomes<Ready> {
+    let tickets: Vec<Ticket> = jobs.iter().map(|job| job.ticket).collect();
+    catch_unwind(AssertUnwindSafe(|| render(source, jobs))).unwrap_or_else(|_| {
+        let failed = |ticket| (ticket, Err(Hindrance::Failed("the program failed on making the result".to_owned())));
+        tickets.into_iter().map(failed).collect()
+    })
+}
 
 /// Renders jobs and makes their results durable. For a thread that may wait.
 pub fn render(source: &Source, jobs: Vec<Rendering>) -> Outcomes<Ready> {
@@ -130,6 +143,8 @@ impl Hand<'_> {
         done.failed = failed;
         if job.plan.is_one_prompt() && failed > 0 {
             done.end = End::Failed;
+            // What was published before is still ours.
+            done.result.clone_from(&replaces);
             return Ok(Ready { ticket, sealed: None, done, replaces: None, folder });
         }
         let sealed = self.seal(&target, &text).map_err(|error| {
@@ -150,6 +165,10 @@ impl Hand<'_> {
             None => Vec::new(),
         };
         let (mut text, mut failed) = (Vec::new(), 0);
+        if job.lines.len() as u64 != job.done.lines {
+            let reason = format!("of {} lines of job {} it has {}", job.done.lines, job.job, job.lines.len());
+            return Err(Error::NoJournal { path: self.source.log.clone(), reason });
+        }
         for (index, (key, offset)) in job.lines.iter().enumerate() {
             let mut settled = answers.outcome(*offset, job.job, key)?;
             let Some(outcome) = settled.outcome.take() else { continue };
@@ -225,7 +244,7 @@ pub fn publish_all(keeper: &mut Keeper, batch: Vec<Ready>, how: Exclusive) -> Re
     for (path, (folder, tickets)) in folders {
         if let Err(error) = publish::sync_folder(&folder.join(".")) {
             let message = format!("sync the folder {}: {error}", shown(&path));
-            unsynced.extend(tickets.into_iter().map(|ticket: u64| (ticket, message.clone())));
+            unsynced.extend(tickets.into_iter().map(|ticket: Ticket| (ticket, message.clone())));
         }
     }
     for (ticket, published) in &mut named {

@@ -69,6 +69,11 @@ impl<T> Rota<T> {
         None
     }
 
+    /// Whether anything is so.
+    pub fn any(&self, is_so: impl Fn(&T) -> bool) -> bool {
+        self.owners.iter().any(|(_, things)| things.iter().any(&is_so))
+    }
+
     /// Takes out what is not to be kept.
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         self.owners.iter_mut().for_each(|(_, things)| things.retain(&mut keep));

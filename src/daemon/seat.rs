@@ -41,12 +41,20 @@ pub struct Seat {
     held: BTreeMap<usize, usize>,
     /// Slots whose answers never will be.
     freed: BTreeMap<usize, usize>,
+    /// Slots of an engine that has ended: nobody waits for them any more.
+    void: BTreeMap<usize, usize>,
 }
 
 impl Seat {
     /// The place of an open spool.
     pub fn new(root: PathBuf, spool: Spool) -> Self {
-        Self { root, state: State::Open(Box::new(spool)), held: BTreeMap::new(), freed: BTreeMap::new() }
+        Self {
+            root,
+            state: State::Open(Box::new(spool)),
+            held: BTreeMap::new(),
+            freed: BTreeMap::new(),
+            void: BTreeMap::new(),
+        }
     }
 
     /// The spool, when it can be used.
@@ -79,11 +87,23 @@ impl Seat {
 
     /// Slots of an account that came free since the last call.
     pub fn take_freed(&mut self, account: usize) -> usize {
-        let freed = self.spool().map_or(0, |spool| spool.take_freed(account));
+        let mut freed = self.spool().map_or(0, |spool| spool.take_freed(account));
+        if let Some(void) = self.void.get_mut(&account) {
+            let nobodys = freed.min(*void);
+            *void -= nobodys;
+            freed -= nobodys;
+        }
         if let Some(held) = self.held.get_mut(&account) {
             *held -= freed;
         }
         freed + self.freed.remove(&account).unwrap_or_default()
+    }
+
+    /// The engine of an account has ended: what it held is held for nobody.
+    pub fn forget_held(&mut self, account: usize) {
+        self.freed.remove(&account);
+        let held = self.held.remove(&account).unwrap_or_default();
+        *self.void.entry(account).or_default() += held;
     }
 
     /// Hears of what happened to the spool, or opens it again. Fails when another daemon has it now, and nobody said
@@ -116,6 +136,7 @@ impl Seat {
         if is_lost && !waits(shared) {
             return Err(error.into());
         }
+        self.void.clear();
         for (account, held) in std::mem::take(&mut self.held) {
             *self.freed.entry(account).or_default() += held;
         }

@@ -21,7 +21,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::history::{Ended, History};
+use super::history::{Ended, History, Open};
 use super::log::{Held, JobId, Note, Record, job_of_line};
 use crate::exit::{Exit, Stop};
 use crate::journal::lock::{Holder, Lock};
@@ -100,20 +100,34 @@ impl Store {
     /// `retain` says how long what finished files were answered is kept, beyond which only is known that they are done.
     pub fn begin(&self, retain: Duration) -> Result<(Keeper, Found), Error> {
         let holder = Holder::this_process(None).map_err(Error::io("find out who this process is for", &self.folder))?;
-        let lock = Lock::acquire(&self.lease(), &holder)?;
+        let mut lock = Some(Lock::acquire(&self.lease(), &holder)?);
         let mut keeper = None;
-        let (history, torn_bytes) = self.write_anew(&holder, retain, |path, write| {
-            keeper = Some(Keeper::create(path, lock, write)?);
-            Ok(())
+        let (history, torn_bytes) = self.write_anew(&holder, retain, &mut |step| match (step, &mut keeper) {
+            // To read a long log takes its time, and others must see that somebody is there.
+            (Step::Beat, _) => match &mut lock {
+                Some(lock) if lock.beat_due() => Ok(lock.beat()?),
+                _ => Ok(()),
+            },
+            (Step::Create(path, write), keeper) => {
+                let lock = lock.take().ok_or(Error::Gone)?;
+                *keeper = Some(Keeper::create(path, lock, write)?);
+                Ok(())
+            }
+            (Step::Confirm, Some(keeper)) => keeper.confirm(),
+            (Step::Confirm, None) => Err(Error::Gone),
         })?;
-        self.remove_orphans(&history)?;
+        self.remove_orphans(&history, retain)?;
         let keeper = keeper.ok_or(Error::Gone)?;
         Ok((keeper, Found { history, torn_bytes, holder }))
     }
 
     /// Goes on in a new log, with what is still needed of the old one: for a log that has grown.
     pub fn renew(&self, keeper: &mut Keeper, holder: &Holder, retain: Duration) -> Result<History, Error> {
-        let (history, _) = self.write_anew(holder, retain, |path, write| keeper.move_on(path, write))?;
+        let (history, _) = self.write_anew(holder, retain, &mut |step| match step {
+            Step::Beat => keeper.beat_if_due(),
+            Step::Create(path, write) => keeper.move_on(path, write),
+            Step::Confirm => keeper.confirm(),
+        })?;
         Ok(history)
     }
 
@@ -122,13 +136,13 @@ impl Store {
         &self,
         holder: &Holder,
         retain: Duration,
-        create: impl FnOnce(&Path, &mut dyn FnMut(&mut Draft) -> io::Result<()>) -> Result<(), Error>,
+        by: &mut dyn FnMut(Step<'_>) -> Result<(), Error>,
     ) -> Result<(History, u64), Error> {
         let logs = self.logs()?;
         let mut torn_bytes = 0;
         let mut before = History::default();
         for (_, path) in &logs {
-            torn_bytes += read(path, |offset, payload| before.apply(offset, payload))?;
+            torn_bytes += read(path, by, |offset, payload| before.apply(offset, payload))?;
         }
         let generation = logs.last().map_or(0, |(generation, _)| *generation) + 1;
         let path = self.log(generation);
@@ -136,13 +150,15 @@ impl Store {
         let kept = Kept::of(&before, retain, publish::folder_of(&self.folder));
         let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let owner = Note::Owner { holder: holder.clone(), at };
-        create(&path, &mut |draft| {
+        by(Step::Beat)?;
+        by(Step::Create(&path, &mut |draft| {
             push(draft, &Note::header(generation, before.next_job))?;
             push(draft, &owner)?;
             logs.iter().try_for_each(|(_, old)| kept.copy(old, draft))
-        })?;
+        }))?;
         let mut history = History::default();
-        read(&path, |offset, payload| history.apply(offset, payload))?;
+        read(&path, by, |offset, payload| history.apply(offset, payload))?;
+        by(Step::Confirm)?;
         for (_, old) in &logs {
             fs::remove_file(old).map_err(Error::io("remove", old))?;
         }
@@ -162,12 +178,15 @@ impl Store {
     }
 
     /// Removes folders of jobs that the log does not know, or keeps nothing of: a crash has left them.
-    fn remove_orphans(&self, history: &History) -> Result<(), Error> {
+    fn remove_orphans(&self, history: &History, retain: Duration) -> Result<(), Error> {
+        let fresh = fresh(retain);
         let open = history.open.values().filter_map(|open| match open.claim.held {
             Held::Folder(folder) => Some(folder),
             Held::Here(_) => None,
         });
-        let known: HashSet<JobId> = open.chain(history.done.values().filter_map(|ended| ended.folder)).collect();
+        let known: HashSet<JobId> = open
+            .chain(history.done.values().filter(|ended| fresh(ended.at_seconds)).filter_map(|ended| ended.folder))
+            .collect();
         let jobs = self.jobs();
         for entry in fs::read_dir(&jobs).map_err(Error::io("read the folder", &jobs))? {
             let entry = entry.map_err(Error::io("read the folder", &jobs))?;
@@ -188,6 +207,16 @@ impl Store {
     }
 }
 
+/// What is done to the log's file while it is written anew.
+enum Step<'s> {
+    /// A sign of life, when one is due.
+    Beat,
+    /// The new log is made at this path, with what this writes.
+    Create(&'s Path, &'s mut dyn FnMut(&mut Draft) -> io::Result<()>),
+    /// The lease must still be ours: old logs are removed behind this.
+    Confirm,
+}
+
 /// What a new log takes over of the old ones.
 struct Kept {
     /// Jobs whose claims and answers are needed.
@@ -198,11 +227,13 @@ struct Kept {
 
 impl Kept {
     fn of(history: &History, retain: Duration, spool: &Path) -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let fresh = |ended: &&Ended| ended.at_seconds.saturating_add(retain.as_secs()) > now;
+        let is_fresh = fresh(retain);
+        let fresh = |ended: &&Ended| is_fresh(ended.at_seconds);
         // A file that is gone for long is a new one when it comes again.
         let is_there = |path: &[u8]| spool.join(OsStr::from_bytes(path)).symlink_metadata().is_ok();
-        let open = history.open.values();
+        // A job whose file is gone waits for it as long as the answers of finished ones are kept.
+        let is_wanted = |open: &&Open| is_fresh(open.claim.at_seconds) || is_there(&open.claim.path.0);
+        let open = history.open.values().filter(is_wanted);
         let needed = open.flat_map(|open| [Some(open.claim.job), open.claim.from]).flatten();
         Self {
             jobs: needed.chain(history.done.values().filter(fresh).map(|ended| ended.job)).collect(),
@@ -217,7 +248,7 @@ impl Kept {
 
     fn copy(&self, old: &Path, draft: &mut Draft) -> io::Result<()> {
         let mut frames = Vec::new();
-        let copied = read(old, |_, payload| {
+        let copied = read(old, &mut |_| Ok(()), |_, payload| {
             let is_kept = match job_of_line(payload) {
                 Some(job) => self.jobs.contains(&job),
                 None => match Record::parse(payload)? {
@@ -241,6 +272,12 @@ impl Kept {
     }
 }
 
+/// Whether something of a time (in seconds since 1970) is to be kept.
+fn fresh(retain: Duration) -> impl Fn(u64) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    move |at_seconds| at_seconds.saturating_add(retain.as_secs()) > now
+}
+
 fn push(draft: &mut Draft, note: &Note) -> io::Result<()> {
     let mut frames = Vec::new();
     frame::push(&mut frames, |record| note.push(record));
@@ -248,9 +285,19 @@ fn push(draft: &mut Draft, note: &Note) -> io::Result<()> {
 }
 
 /// Reads all whole records of a log; returns how many bytes at its end are none.
-fn read(path: &Path, mut visit: impl FnMut(u64, &str) -> Result<(), String>) -> Result<u64, Error> {
+fn read(
+    path: &Path,
+    by: &mut dyn FnMut(Step<'_>) -> Result<(), Error>,
+    mut visit: impl FnMut(u64, &str) -> Result<(), String>,
+) -> Result<u64, Error> {
+    const BETWEEN_RECORDS: u64 = 1024;
     let file: File = open_to_read(path)?;
+    let mut records = 0u64;
     let tail = scan(&file, 0, |offset, payload| {
+        records += 1;
+        if records.is_multiple_of(BETWEEN_RECORDS) {
+            by(Step::Beat)?;
+        }
         visit(offset, payload).map_err(|reason| Error::not_understood(path, offset, &reason))
     });
     let tail = tail.map_err(|interrupted| match interrupted {

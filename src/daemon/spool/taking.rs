@@ -1,265 +1,31 @@
-//! From a file that was found to a job that runs.
+//! From a file that waits to a job that runs, and back.
 
-use std::collections::{BTreeMap, HashMap};
-use std::os::fd::AsFd as _;
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::super::claim::{LargeFile, Order, Reply, Resumed, SmallFile, What, poison};
-use super::super::controls;
-use super::super::folder::Folder;
-use super::super::history::Open;
-use super::super::job::{Body, GivenUp, Job, Small};
-use super::super::large::{self, LargeMode};
-use super::super::log::{Bytes, Claim, Done, End, Held, JobId, Note, push_line};
-use super::super::names::{Kind, Name, classify, controlled};
+use super::super::claim::{Order, Reply, Resumed, SmallFile, What, poison};
+use super::super::job::{Body, Job, Small};
+use super::super::large;
+use super::super::log::{Bytes, Claim, Held, JobId, Note, push_line};
+use super::super::names::{Name, classify};
 use super::super::plan::Plan;
-use super::super::scan::{Found, Told};
-use super::super::snapshot::{Copied, Refused};
 use super::super::stamp::Stamp;
-use super::{CLAIM, Claiming, LARGE_MAX, Occurrence, Queued, Spool, Wanted, token};
+use super::asking::token;
+use super::finding::STRIKES_MAX;
+use super::parts::{Claiming, Queued, Wanted};
+use super::{Booked, CLAIM, OPEN_BYTES_MAX, Spool};
 use crate::filter::Understood;
 use crate::journal::publish::Fingerprint;
-use crate::journal::{self, Line, frame};
+use crate::journal::{self, Line};
 use crate::line::Outcome;
 use crate::line::completion::Flags;
-use crate::report::{Audience as _, Counts};
-
-/// A file that is still being written is looked at again after this time.
-const RIPEN: Duration = Duration::from_secs(1);
-/// So often in a row may reading a file end the daemon.
-const STRIKES_MAX: u32 = 3;
+use crate::report::Audience as _;
 
 impl Spool {
-    /// Counts what is done.
-    pub(super) fn remember_ends(&mut self) {
-        self.files.done = self.done.len() as u64;
-        self.files.failed = self.done.values().filter(|ended| ended.has_failures).count() as u64;
-    }
-
-    /// Has the file in mind whose reading ended the process before.
-    pub(super) fn note_strike(&mut self, left_behind: Option<PathBuf>) {
-        let Some(path) = left_behind else { return };
-        let key: Box<[u8]> = path.as_os_str().as_bytes().into();
-        let Ok(metadata) = self.absolute(&path).symlink_metadata() else { return };
-        let stamp = Stamp::of(&metadata);
-        let before = self.strikes.get(&key).filter(|(of, _)| *of == stamp).map_or(0, |(_, count)| *count);
-        self.strike(&key, stamp, before + 1);
-    }
-
-    fn strike(&mut self, path: &[u8], stamp: Stamp, count: u32) {
-        self.strikes.insert(path.into(), (stamp, count));
-        self.append_note(&Note::Strike { path: Bytes(path.to_vec()), stamp, count });
-    }
-
-    pub(super) fn append_note(&mut self, note: &Note) {
-        if let Some(log) = &mut self.log {
-            log.append(None, |record| note.push(record));
-        }
-    }
-
-    /// Puts jobs that the log says are open to the front of what waits.
-    pub(super) fn go_on_with(&mut self, open: BTreeMap<JobId, Open>) {
-        for (_, Open { claim, claim_at, answers }) in open {
-            let path: Arc<Path> = claim.path.path().into();
-            if let Held::Folder(folder) = claim.held {
-                self.folders.insert(claim.job, folder);
-            }
-            if self.absolute(&path).symlink_metadata().is_err() {
-                // Should it come back, its answers are used.
-                self.suspended.insert(path.as_os_str().as_bytes().into(), claim.job);
-                continue;
-            }
-            let answers = answers.into_iter().map(|(line, (offset, _))| (line, offset)).collect();
-            let how = Wanted::Resume { job: claim.job, claim_at, answers };
-            self.enqueue(claim.stamp.owner, Queued { path, kind: claim.kind, bytes: claim.stamp.bytes, how });
-        }
-    }
-
-    fn enqueue(&mut self, owner: u32, queued: Queued) {
-        self.queue.add(owner, queued);
-    }
-
-    /// Takes in what the scanner says.
-    pub(super) fn told(&mut self, told: Told) {
-        match told {
-            Told::Found(found) => found.into_iter().for_each(|found| self.found(found)),
-            Told::Gone(paths) => paths.iter().for_each(|path| self.gone(path)),
-            Told::Scanned { unsettled, .. } => self.scanned = Some(unsettled),
-            Told::Lost(reason) => self.pause(reason),
-            Told::Back => self.resume(),
-            Told::Warning(message) => tracing::warn!("{message}"),
-        }
-    }
-
-    fn found(&mut self, found: Found) {
-        let Found { path, name, stamp, regular, .. } = found;
-        let path: Arc<Path> = path.into();
-        let key = path.as_os_str().as_bytes();
-        match name {
-            Name::Ignored => {}
-            Name::Cancel | Name::Retry => self.control(&path, name),
-            Name::Input(_) if self.own_results.contains(key) => {}
-            Name::Input(_) if !regular => {
-                let way_out = "put a regular file there: a copy of what is meant".to_owned();
-                self.reject(&path, stamp, "not_regular", "it is no regular file".to_owned(), way_out);
-            }
-            Name::Input(kind) => self.input(path, kind, stamp),
-        }
-    }
-
-    fn input(&mut self, path: Arc<Path>, kind: Kind, stamp: Stamp) {
-        let key = path.as_os_str().as_bytes();
-        if let Some(slot) = self.by_path.get(&path).copied() {
-            return self.job_file_found(slot, &path, kind, stamp);
-        }
-        let is_done = self.done.get(key).is_some_and(|ended| ended.stamp == stamp);
-        let is_refused = self.refused.get(key) == Some(&stamp);
-        if is_done || is_refused {
-            return;
-        }
-        if self.strikes.get(key).is_some_and(|(of, count)| *of == stamp && *count >= STRIKES_MAX) {
-            return self.replied_rejected(&path, stamp, poison(&path));
-        }
-        if self.done.get(key).is_some_and(|ended| ended.end == End::Published) {
-            self.stale.insert(Arc::clone(&path));
-        }
-        self.unripe.remove(&path);
-        self.blocked.remove(&path);
-        let from = self.suspended.get(key).copied();
-        let how = Wanted::Fresh { from, retry_failed: false };
-        self.enqueue(stamp.owner, Queued { path, kind, bytes: stamp.bytes, how });
-    }
-
-    /// A file that has a job was found again: changed, or back.
-    fn job_file_found(&mut self, slot: u32, path: &Arc<Path>, kind: Kind, stamp: Stamp) {
-        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        job.gone_since = None;
-        if job.stamp == stamp {
-            return;
-        }
-        job.changed = true;
-        let _ = kind;
-        if matches!(job.body, Body::Waiting) {
-            self.take_again(slot, path);
-        }
-    }
-
-    /// A job's file has changed, and is stable again: what is new in it is asked.
-    pub(super) fn take_again(&mut self, slot: u32, path: &Arc<Path>) {
-        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) else { return };
-        self.by_path.remove(path);
-        self.free_place(slot);
-        self.give_share_back(job.stamp.owner, job.stamp.bytes);
-        let how = Wanted::Fresh { from: Some(job.id), retry_failed: false };
-        self.enqueue(job.stamp.owner, Queued { path: Arc::clone(path), kind: job.kind, bytes: job.stamp.bytes, how });
-    }
-
-    fn gone(&mut self, path: &Path) {
-        let key = path.as_os_str().as_bytes();
-        self.refused.remove(key);
-        self.blocked.remove(path);
-        self.unripe.remove(path);
-        self.stale.remove(path);
-        self.put_off_waits.remove(path);
-        if let Some(job) = self.by_path.get(path).and_then(|slot| self.jobs[*slot as usize].as_mut()) {
-            job.gone_since.get_or_insert_with(Instant::now);
-        }
-    }
-
-    /// `.cancel` and `.retry`: honoured when they belong to whom the file belongs to.
-    fn control(&mut self, path: &Path, name: Name) {
-        let Some(file_name) = path.file_name() else { return };
-        let Some(input_name) = controlled(file_name) else { return };
-        let input: Arc<Path> = path.with_file_name(input_name).into();
-        let Ok(folder) = Folder::of(&self.root, path) else { return };
-        let Ok(metadata) = folder.join(input_name).symlink_metadata() else { return };
-        let stamp = Stamp::of(&metadata);
-        match controls::honoured(folder.as_fd(), file_name, stamp.owner) {
-            Ok(true) => {}
-            Ok(false) => {
-                return tracing::warn!("a control file that does not belong to the owner of its file is ignored");
-            }
-            Err(error) => return tracing::warn!("a control file cannot be looked at: {error}"),
-        }
-        let was_used = if name == Name::Cancel { self.cancel(&input) } else { self.retry(&input, stamp) };
-        if was_used && let Err(error) = controls::consume(folder.as_fd(), file_name) {
-            tracing::warn!("a control file cannot be removed: {error}");
-        }
-    }
-
-    fn cancel(&mut self, input: &Arc<Path>) -> bool {
-        if let Some(slot) = self.by_path.get(input).copied() {
-            self.give_up(slot, GivenUp::Cancelled);
-            return true;
-        }
-        let mut cancelled = None;
-        self.queue.retain(|queued| {
-            let hit = queued.path == *input;
-            if hit && let Wanted::Fresh { .. } = queued.how {
-                cancelled = Some(());
-            }
-            !(hit && matches!(queued.how, Wanted::Fresh { .. }))
-        });
-        if cancelled.is_some()
-            && let Ok(metadata) = self.absolute(input).symlink_metadata()
-        {
-            self.note_cancelled(input, Stamp::of(&metadata));
-        }
-        cancelled.is_some()
-    }
-
-    /// A file that was not begun is given up.
-    fn note_cancelled(&mut self, input: &Path, stamp: Stamp) {
-        let job = self.new_job();
-        let done = Done {
-            job,
-            path: Bytes::of_path(input),
-            stamp,
-            sha256: String::new(),
-            end: End::Cancelled,
-            lines: 0,
-            failed: 0,
-            result: None,
-            result_name: Bytes(Vec::new()),
-            folder: None,
-            at_seconds: super::telling::now_seconds(),
-        };
-        self.note_done(done);
-    }
-
-    /// Writes down an end that needs no result.
-    pub(super) fn note_done(&mut self, done: Done) {
-        let tell = self.tell();
-        let Some(log) = &mut self.log else { return };
-        let handed = log.hand_over(move |keeper| {
-            let mut frames = Vec::new();
-            frame::push(&mut frames, |record| Note::Done(done.clone()).push(record));
-            let at = keeper.commit(&frames);
-            tell(Occurrence::Noted(Box::new(done), at));
-        });
-        if let Err(error) = handed {
-            self.fail(error);
-        }
-    }
-
-    fn retry(&mut self, input: &Arc<Path>, stamp: Stamp) -> bool {
-        let key = input.as_os_str().as_bytes();
-        if self.by_path.contains_key(input) {
-            return false;
-        }
-        let Name::Input(kind) = input.file_name().map_or(Name::Ignored, classify) else { return false };
-        self.refused.remove(key);
-        self.blocked.remove(input);
-        self.strikes.remove(key);
-        let how = Wanted::Fresh { from: None, retry_failed: true };
-        self.enqueue(stamp.owner, Queued { path: Arc::clone(input), kind, bytes: stamp.bytes, how });
-        true
-    }
-
-    fn new_job(&mut self) -> JobId {
+    pub(super) fn new_job(&mut self) -> JobId {
         self.next_job += 1;
         self.next_job - 1
     }
@@ -271,7 +37,7 @@ impl Spool {
         let caps = daemon.owner_caps;
         loop {
             let open = self.by_path.len() + self.claiming.len();
-            if open >= daemon.open_files_max || !self.has_room() {
+            if open >= daemon.open_files_max || self.open_bytes >= OPEN_BYTES_MAX || !self.has_room() {
                 return;
             }
             let shares = &self.shares;
@@ -279,44 +45,55 @@ impl Spool {
                 let share = shares.get(&owner).copied().unwrap_or_default();
                 share.files == 0
                     || (share.files < caps.files
-                        && share.bytes.saturating_add(queued.bytes) <= caps.bytes
+                        && share.bytes.saturating_add(queued.stamp.bytes) <= caps.bytes
                         && share.lines < caps.lines)
             };
-            let mut chosen = 0;
-            let taken = self.queue.take(|owner, queued| {
-                chosen = owner;
-                may(owner, queued)
-            });
-            let Some(queued) = taken else { return };
-            self.claim(chosen, queued);
+            let Some(queued) = self.queue.take(may) else { return };
+            self.claim(queued);
         }
     }
 
-    fn claim(&mut self, owner: u32, queued: Queued) {
-        let key = queued.path.as_os_str().as_bytes();
-        if self.by_path.contains_key(&queued.path)
-            || self.claiming.values().any(|other| other.queued.path == queued.path)
-        {
+    pub(super) fn is_claiming(&self, path: &Arc<Path>) -> bool {
+        self.claiming.values().any(|other| other.queued.path == *path)
+    }
+
+    pub(super) fn claim(&mut self, queued: Queued) {
+        if let Some(slot) = self.by_path.get(&queued.path).copied() {
+            return self.job_file_found(slot, &queued.path, queued.kind, queued.stamp);
+        }
+        if self.is_claiming(&queued.path) {
+            self.dirty.insert(Arc::clone(&queued.path), (queued.kind, queued.stamp));
             return;
         }
+        let key = queued.path.as_os_str().as_bytes();
         let before = self.done.get(key).copied();
         let what = match &queued.how {
-            Wanted::Fresh { from, retry_failed } => What::Fresh { before, from: *from, retry_failed: *retry_failed },
+            Wanted::Fresh { from, retry_failed } => What::Fresh {
+                told: queued.stamp,
+                before,
+                from: *from,
+                folder: self.folder_of_open(*from),
+                retry_failed: *retry_failed,
+            },
             Wanted::Resume { claim_at, .. } => What::Resume { claim_at: *claim_at, before },
         };
-        let share = self.shares.entry(owner).or_default();
+        let share = self.shares.entry(queued.stamp.owner).or_default();
         share.files += 1;
-        share.bytes += queued.bytes;
+        share.bytes += queued.stamp.bytes;
+        self.open_bytes += weight(queued.stamp.bytes);
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         self.claimer.order(Order { ticket, path: Arc::clone(&queued.path), kind: queued.kind, what });
-        self.claiming.insert(ticket, Claiming { queued, owner });
+        self.claiming.insert(ticket, Claiming { queued });
     }
 
-    pub(super) fn give_share_back(&mut self, owner: u32, bytes: u64) {
+    pub(super) fn give_share_back(&mut self, booked: Booked) {
+        let Booked { owner, bytes, lines } = booked;
+        self.open_bytes = self.open_bytes.saturating_sub(weight(bytes));
         if let Some(share) = self.shares.get_mut(&owner) {
             share.files = share.files.saturating_sub(1);
             share.bytes = share.bytes.saturating_sub(bytes);
+            share.lines = share.lines.saturating_sub(lines);
             if share.files == 0 {
                 self.shares.remove(&owner);
             }
@@ -325,7 +102,8 @@ impl Spool {
 
     /// A file was taken, or not.
     pub(super) fn claimed(&mut self, ticket: u64, reply: Reply) {
-        let Some(Claiming { queued, owner }) = self.claiming.remove(&ticket) else { return };
+        let Some(Claiming { queued }) = self.claiming.remove(&ticket) else { return };
+        let (share, share_stamp) = (booked(&queued), queued.stamp);
         match reply {
             Reply::Small(file) => return self.begin_small(queued, *file),
             Reply::Large(file) => return self.begin_large(queued, *file),
@@ -335,43 +113,68 @@ impl Spool {
                 self.note_done(*done);
             }
             Reply::Rejected { .. } => {
-                let stamp = self.stamp_now(&queued.path);
-                self.replied_rejected(&queued.path, stamp, reply);
+                self.keep_source(&queued);
+                self.replied_rejected(&queued.path, queued.stamp, reply);
             }
             Reply::Blocked(target) => {
-                self.tell_blocked(&queued.path, owner, &target);
-                self.blocked.insert(Arc::clone(&queued.path), (owner, queued.kind, target));
+                self.tell_blocked(&queued.path, queued.stamp.owner, &target);
+                let path = Arc::clone(&queued.path);
+                self.give_share_back(share);
+                self.blocked.insert(Arc::clone(&path), (queued, target));
+                return self.look_at_dirty(&path, share_stamp);
             }
             Reply::NotYet => {
-                self.unripe.insert(Arc::clone(&queued.path), (owner, queued.kind, Instant::now() + RIPEN));
+                let path = Arc::clone(&queued.path);
+                self.give_share_back(share);
+                self.unripe.insert(Arc::clone(&path), queued);
+                return self.look_at_dirty(&path, share_stamp);
             }
             Reply::Gone => {
-                if let Wanted::Resume { job, .. } = queued.how {
-                    // Should it come back, its answers are used.
-                    self.suspended.insert(queued.path.as_os_str().as_bytes().into(), job);
+                self.keep_source(&queued);
+                // Another file under the name was told of meanwhile, or the scanner says soon that it is gone.
+                if !self.dirty.contains_key(&queued.path) {
+                    let (from, retry_failed) = queued.source();
+                    let how = Wanted::Fresh { from, retry_failed };
+                    let path = Arc::clone(&queued.path);
+                    self.give_share_back(share);
+                    self.missing.insert(path, (Queued { how, ..queued }, Instant::now()));
+                    return;
                 }
             }
             Reply::Ours => {}
+            Reply::Panicked => {
+                let key = queued.path.as_os_str().as_bytes();
+                let before = self.strikes.get(key).filter(|(of, _)| *of == queued.stamp).map_or(0, |(_, count)| *count);
+                self.strike(key, queued.stamp, before + 1);
+                self.give_share_back(share);
+                if before + 1 >= STRIKES_MAX {
+                    return self.replied_rejected(&queued.path, queued.stamp, poison(&queued.path));
+                }
+                return self.put_off_queued(queued, "the program failed on reading this file".to_owned());
+            }
             Reply::Trouble(message) => {
-                self.give_share_back(owner, queued.bytes);
-                return self.put_off_queued(owner, queued, message);
+                self.give_share_back(share);
+                return self.put_off_queued(queued, message);
             }
         }
-        self.give_share_back(owner, queued.bytes);
+        self.give_share_back(share);
+        self.look_at_dirty(&queued.path, queued.stamp);
     }
 
-    fn stamp_now(&self, path: &Path) -> Stamp {
-        let gone = Stamp { inode: 0, bytes: 0, modified_ns: 0, changed_ns: 0, owner: 0 };
-        self.absolute(path).symlink_metadata().map_or(gone, |metadata| Stamp::of(&metadata))
+    /// Should the file come again, the answers that it was to use are used.
+    pub(super) fn keep_source(&mut self, queued: &Queued) {
+        if let (Some(job), _) = queued.source() {
+            self.suspended.insert(queued.path.as_os_str().as_bytes().into(), job);
+        }
     }
 
-    fn replied_rejected(&mut self, path: &Path, stamp: Stamp, reply: Reply) {
+    pub(super) fn replied_rejected(&mut self, path: &Path, stamp: Stamp, reply: Reply) {
         if let Reply::Rejected { code, message, way_out } = reply {
             self.reject(path, stamp, code, message, way_out);
         }
     }
 
-    fn place(&mut self, mut job: Job) -> u32 {
+    pub(super) fn place(&mut self, mut job: Job) -> u32 {
         job.account = self.shared.account_of(job.stamp.owner);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.jobs.push(None);
@@ -385,13 +188,14 @@ impl Spool {
             self.own_results.insert(result);
         }
         self.suspended.remove(job.path.as_os_str().as_bytes());
+        self.refused.remove(job.path.as_os_str().as_bytes());
         self.by_path.insert(Arc::clone(&job.path), slot);
         self.turns.add(job.stamp.owner, slot);
         self.jobs[slot as usize] = Some(job);
         slot
     }
 
-    fn begin_small(&mut self, queued: Queued, file: SmallFile) {
+    pub(super) fn begin_small(&mut self, queued: Queued, file: SmallFile) {
         let SmallFile { plan, stamp, sha256, contents, lines, from, mut answers, replaces } = file;
         let id = self.new_job();
         let plan = Arc::new(plan);
@@ -405,6 +209,7 @@ impl Spool {
             plan: (*plan).clone(),
             from,
             retry_failed,
+            at_seconds: super::telling::now_seconds(),
             held: Held::Here(Bytes(contents)),
         };
         let slot = self.place(new_job(id, &queued, stamp, sha256, plan, replaces, Body::Small(Small::default())));
@@ -417,7 +222,7 @@ impl Spool {
 
     /// Lines that the log has are settled; those that an earlier job answered, and bad ones, are recorded; the others are
     /// asked.
-    fn begin_lines(
+    pub(super) fn begin_lines(
         &mut self,
         slot: u32,
         id: JobId,
@@ -427,6 +232,8 @@ impl Spool {
     ) {
         let (Some(job), Some(log)) = (self.jobs[slot as usize].as_mut(), self.log.as_mut()) else { return };
         let Body::Small(small) = &mut job.body else { return };
+        job.share.lines = lines.len() as u64;
+        self.shares.entry(job.share.owner).or_default().lines += lines.len() as u64;
         let mut seen: HashMap<journal::key::Hash, u32> = HashMap::new();
         for (index, understood) in lines.into_iter().enumerate() {
             let nth = seen.entry(understood.hash).or_default();
@@ -458,7 +265,7 @@ impl Spool {
         self.end_if_settled(slot);
     }
 
-    fn begin_resumed(&mut self, queued: Queued, resumed: Resumed) {
+    pub(super) fn begin_resumed(&mut self, queued: Queued, resumed: Resumed) {
         let Resumed { claim, lines, mut answers, replaces } = resumed;
         let Wanted::Resume { claim_at, answers: ref settled, .. } = queued.how else { return };
         let (id, plan) = (claim.job, Arc::new(claim.plan));
@@ -477,171 +284,42 @@ impl Spool {
         }
     }
 
-    fn begin_large(&mut self, queued: Queued, file: LargeFile) {
-        if self.large_count() >= LARGE_MAX {
-            // Its turn comes when another large one has ended; small ones may pass.
-            self.give_share_back(file.stamp.owner, queued.bytes);
-            self.waiting_large.push_back((file.stamp.owner, queued));
-            return;
-        }
-        let id = self.new_job();
-        let folder = file.folder.or_else(|| self.folder_of_open(file.from)).unwrap_or(id);
-        let retry_failed = matches!(queued.how, Wanted::Fresh { retry_failed: true, .. });
-        let plan = Arc::new(file.plan.clone());
-        let mut job = new_job(id, &queued, file.stamp, String::new(), plan, file.replaces.clone(), Body::Opening);
-        (job.folder, job.retry_failed, job.from) = (Some(folder), retry_failed, file.from);
-        job.seeds = file.answers.values().cloned().collect();
-        job.before.clone_from(&file.before);
-        let slot = self.place(job);
-        let (tell, shutdown) = (self.tell(), self.shared.shutdown.clone());
-        let store = self.store.clone();
-        tokio::task::spawn_blocking(move || {
-            let made = store.make_job(folder).map_err(Refused::Io);
-            let go_on = || shutdown.level() == crate::shutdown::Level::Running;
-            let copied = made.and_then(|into| large::copy(&file, &into, go_on));
-            tell(Occurrence::Copied(slot, id, copied));
-        });
-    }
-
-    /// The folder of a job that was large when its file changed.
-    fn folder_of_open(&self, from: Option<JobId>) -> Option<JobId> {
-        let from = from?;
-        let folder = self.folders.get(&from).copied().unwrap_or(from);
-        self.store.job(folder).is_dir().then_some(folder)
-    }
-
-    /// A large file was copied: its claim is written down, and then its journal opened.
-    pub(super) fn copied(&mut self, slot: u32, id: JobId, copied: Result<Copied, Refused>) {
-        let Some(job) = self.job(slot, id) else { return };
-        let path = Arc::clone(&job.path);
-        match copied {
-            Ok(Copied { sha256, lines, .. }) => {
-                let sha256 = journal::key::hex(&sha256);
-                if let Some(before) = job.before.take().filter(|before| before.sha256 == sha256) {
-                    let done = Done { stamp: job.stamp, ..*before };
-                    self.drop_job(slot);
-                    self.stale.remove(&path);
-                    return self.note_done(done);
-                }
-                job.lines = Some(lines);
-                job.sha256.clone_from(&sha256);
-                let claim = Claim {
-                    job: id,
-                    path: Bytes::of_path(&job.path),
-                    stamp: job.stamp,
-                    sha256,
-                    kind: job.kind,
-                    plan: (*job.plan).clone(),
-                    from: job.from,
-                    retry_failed: job.retry_failed,
-                    held: Held::Folder(job.folder.unwrap_or(id)),
-                };
-                if let Some(log) = &mut self.log {
-                    self.pipe[slot as usize] += 1;
-                    log.append(Some(token(slot, CLAIM, None)), |record| Note::Claim(claim).push(record));
-                }
-            }
-            Err(Refused::NotYet) => {
-                let (owner, kind) = (job.stamp.owner, job.kind);
-                self.drop_job(slot);
-                self.unripe.insert(path, (owner, kind, Instant::now() + RIPEN));
-            }
-            Err(Refused::Gone) => self.drop_job(slot),
-            Err(Refused::Reject { code, message, way_out }) => {
-                let stamp = job.stamp;
-                self.drop_job(slot);
-                self.reject(&path, stamp, code, message, way_out);
-            }
-            Err(Refused::Io(error)) => {
-                let (owner, kind, bytes) = (job.stamp.owner, job.kind, job.stamp.bytes);
-                let how = Wanted::Fresh { from: job.from, retry_failed: job.retry_failed };
-                self.drop_job(slot);
-                self.put_off_queued(owner, Queued { path, kind, bytes, how }, format!("copy the file: {error}"));
-            }
-        }
-    }
-
-    /// Opens the journal of a large job.
-    pub(super) fn open_large(&mut self, slot: u32) {
-        let config = self.shared.config();
-        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        job.counts = Arc::new(Counts::default());
-        let opening = large::Opening {
-            folder: self.store.job(job.folder.unwrap_or(job.id)),
-            plan: Arc::clone(&job.plan),
-            base_url: config.service.base_url.as_str().to_owned(),
-            retry_failed: job.retry_failed,
-            seeds: std::mem::take(&mut job.seeds),
-            line_bytes_max: config.limits.line_bytes_max,
-            counts: Arc::clone(&job.counts),
-        };
-        let id = job.id;
-        let tell = self.tell();
-        tokio::spawn(async move {
-            tell(Occurrence::Opened(slot, id, large::open(opening).await));
-        });
-    }
-
-    pub(super) fn opened(&mut self, slot: u32, id: JobId, opened: Result<Box<LargeMode>, String>) {
-        let path = match self.job(slot, id) {
-            Some(job) => Arc::clone(&job.path),
-            None => return,
-        };
-        match opened {
-            Ok(large) => {
-                if let Some(job) = self.job(slot, id) {
-                    job.body = Body::Large(large);
-                }
-            }
-            Err(message) => {
-                // What is there is kept: the job is gone on with when the trouble is over.
-                let _ = path;
-                self.put_off(slot, message);
-            }
-        }
-    }
-
     /// Puts a job back to those that wait, to go on from the log.
     pub(super) fn requeue(&mut self, slot: u32) {
-        if let Some((owner, queued)) = self.take_back(slot) {
-            self.enqueue(owner, queued);
+        if let Some(queued) = self.take_back(slot) {
+            self.enqueue(queued);
         }
     }
 
     /// Takes a job away, as one that waits.
-    pub(super) fn take_back(&mut self, slot: u32) -> Option<(u32, Queued)> {
+    pub(super) fn take_back(&mut self, slot: u32) -> Option<Queued> {
         let job = self.jobs.get_mut(slot as usize).and_then(Option::take)?;
         self.by_path.remove(&job.path);
         self.free_place(slot);
-        self.give_share_back(job.stamp.owner, job.stamp.bytes);
+        self.give_share_back(job.share);
         let answers = match &job.body {
             Body::Small(small) => small.answers(),
-            _ => HashMap::new(),
+            _ => job.answers,
         };
         let how = match job.claim_at {
-            0 => Wanted::Fresh { from: job.from, retry_failed: job.retry_failed },
+            0 => Wanted::Fresh { from: job.origin, retry_failed: job.retry_failed },
             claim_at => Wanted::Resume { job: job.id, claim_at, answers },
         };
-        let queued = Queued { path: Arc::clone(&job.path), kind: job.kind, bytes: job.stamp.bytes, how };
-        Some((job.stamp.owner, queued))
-    }
-
-    /// Files that were being written to, and whose time has come.
-    pub(super) fn look_at_unripe(&mut self, now: Instant) {
-        let due = |(path, (owner, kind, at)): (&Arc<Path>, &(u32, Kind, Instant))| {
-            (*at <= now).then(|| (Arc::clone(path), *owner, *kind))
-        };
-        let due: Vec<_> = self.unripe.iter().filter_map(due).collect();
-        for (path, owner, kind) in due {
-            self.unripe.remove(&path);
-            let from = self.suspended.get(path.as_os_str().as_bytes()).copied();
-            let how = Wanted::Fresh { from, retry_failed: false };
-            self.enqueue(owner, Queued { path, kind, bytes: 0, how });
-        }
+        Some(Queued { path: Arc::clone(&job.path), kind: job.kind, stamp: job.stamp, how })
     }
 }
 
-fn new_job(
+/// What a queued file takes of its owner's share.
+pub(super) fn booked(queued: &Queued) -> Booked {
+    Booked { owner: queued.stamp.owner, bytes: queued.stamp.bytes, lines: 0 }
+}
+
+/// What an open file may take of memory.
+fn weight(bytes: u64) -> u64 {
+    bytes.min(OPEN_BYTES_MAX)
+}
+
+pub(super) fn new_job(
     id: JobId,
     queued: &Queued,
     stamp: Stamp,
@@ -664,15 +342,18 @@ fn new_job(
         began: Instant::now(),
         counts: Arc::default(),
         body,
-        changed: false,
+        share: booked(queued),
+        put_back: false,
         given_up: None,
         gone_since: None,
         status_at: None,
         folder: None,
         from: None,
+        origin: queued.source().0,
         retry_failed: matches!(queued.how, Wanted::Fresh { retry_failed: true, .. }),
         before: None,
         lines: None,
+        answers: HashMap::new(),
         seeds: Vec::new(),
     }
 }
