@@ -8,12 +8,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::account::Account;
 use super::seat::Seat;
-use super::spool::{Shared, Spool, parts};
+use super::spool::{Shared, Spool, named_by};
 use super::status::DaemonState;
 use super::supervision::{Supervision, Watchdog};
 use super::{Inbox, Outside};
@@ -25,6 +26,8 @@ use crate::line::{Outcome, Request};
 
 /// How often what has its time is looked after.
 const TICK: Duration = Duration::from_millis(250);
+/// A tick that is so late tells that the process was stopped.
+const STOOD_STILL: Duration = Duration::from_secs(5);
 /// So many occurrences are handled before the engine gets its turn.
 const HANDLED_AT_ONCE: usize = 256;
 
@@ -40,6 +43,9 @@ pub struct Desk {
     outside: Outside,
     accounts: Rc<[Account]>,
     turns: u64,
+    ticked: Option<Instant>,
+    /// How long the machine has slept, as far as is known.
+    slept: Duration,
     /// Requests in flight, by account.
     in_flight: Vec<usize>,
     /// The spool that is asked for work first.
@@ -80,6 +86,8 @@ impl Desk {
             watchdog,
             outside,
             turns: 0,
+            ticked: None,
+            slept: slept(),
             in_flight: vec![0; accounts.len()],
             next: 0,
             concurrency: vec![None; accounts.len()],
@@ -131,6 +139,11 @@ impl Desk {
     fn tick(&mut self) {
         self.turns += 1;
         let now = Instant::now();
+        // Whoever was stopped, or slept, may have lost what he holds.
+        let stood_still = self.ticked.replace(now).is_some_and(|before| now.duration_since(before) >= STOOD_STILL);
+        if stood_still || self.has_slept() {
+            self.spools().for_each(Spool::doubt);
+        }
         self.shared.rate.borrow_mut().note(now, self.shared.counts.settled());
         self.spools().for_each(|spool| spool.tick(now));
         // The log's threads and this task: whoever of them hangs is the end of the daemon.
@@ -139,6 +152,11 @@ impl Desk {
         self.watchdog.beat(&counters);
         let status = self.status_line();
         self.supervision.status(&status);
+    }
+
+    fn has_slept(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.slept, slept());
+        self.slept.saturating_sub(before) >= STOOD_STILL
     }
 
     fn status_line(&mut self) -> String {
@@ -262,6 +280,15 @@ impl Desk {
     }
 }
 
+/// How long the machine has slept since it was started: the clocks differ by that.
+fn slept() -> Duration {
+    let clock = |id| {
+        let now = clock_gettime(id);
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+    };
+    clock(ClockId::Boottime).saturating_sub(clock(ClockId::Monotonic))
+}
+
 /// What is fixed for as long as the daemon runs.
 fn lasting(config: &Config) -> Option<Daemon> {
     let fixed = |daemon: &Daemon| Daemon {
@@ -304,7 +331,7 @@ impl Mode for Front<'_> {
     }
 
     fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
-        let (spool, slot, line) = parts(key);
+        let (spool, slot, line) = named_by(key);
         let mut desk = self.desk.borrow_mut();
         let Some(seat) = desk.seats.iter_mut().find(|seat| seat.is(spool)) else { return Slot::Free };
         seat.settle(self.account, (slot, line), request, outcome)

@@ -16,7 +16,8 @@ use super::super::job::{Body, GivenUp};
 use super::super::log::{Bytes, Done, End, Note};
 use super::super::names::{Name, cancel_name, classify, controlled};
 use super::super::stamp::Stamp;
-use super::{Occurrence, Queued, Spool, Wanted};
+use super::parts::{Queued, Wanted};
+use super::{Occurrence, Spool};
 use crate::journal::{Error, Keeper, frame};
 
 /// What came of a look at a control.
@@ -106,7 +107,7 @@ impl Spool {
         self.put_off.retain(|(_, queued)| queued.path != *path);
         self.waiting_large.retain(|queued| queued.path != *path);
         let is_fewer = self.queue.len() + self.put_off.len() + self.waiting_large.len() < queued;
-        let was_aside = [&mut self.unripe, &mut self.missing].map(|map| map.remove(path).is_some());
+        let was_aside = [self.unripe.remove(path).is_some(), self.missing.remove(path).is_some()];
         let was_blocked = self.blocked.remove(path).is_some();
         is_fewer || was_blocked || was_aside.contains(&true)
     }
