@@ -72,10 +72,15 @@ impl Spool {
 
     /// A daemon for the folder, to be started: with key, model, and times that are short.
     pub fn daemon(&self) -> Run {
+        self.daemon_at(&self.sim.base())
+    }
+
+    /// The same with a service at any URL.
+    pub fn daemon_at(&self, base: &str) -> Run {
         Run::bare()
             .env("ANVILGPT_API_KEY", KEY)
             .args(["daemon", "--settle", "300ms", "--scan-every", "500ms", "--max-retry-delay", "50ms", "-m", MODEL])
-            .args(["--base-url", &self.sim.base(), "--spool"])
+            .args(["--base-url", base, "--spool"])
             .args([&self.root])
     }
 
