@@ -52,6 +52,8 @@ pub struct Desk {
     next: usize,
     /// Which accounts have not heard of another concurrency.
     concurrency: Vec<Option<usize>>,
+    /// Which accounts' keys are to be read again.
+    renewals: Vec<bool>,
     dialect: Option<Dialect>,
     /// Why the daemon must end.
     stop: Option<Stop>,
@@ -91,6 +93,7 @@ impl Desk {
             in_flight: vec![0; accounts.len()],
             next: 0,
             concurrency: vec![None; accounts.len()],
+            renewals: vec![false; accounts.len()],
             accounts,
             dialect: None,
             stop: None,
@@ -185,12 +188,12 @@ impl Desk {
                     tracing::warn!("base URL, owners, spools and how these are scanned change only by a restart");
                 }
                 let concurrency = config.limits.concurrency.get();
-                let renewed = self.accounts.iter().filter(|account| account.has_new_key()).count();
+                self.renewals.fill(true);
                 self.concurrency.iter_mut().for_each(|told| *told = Some(concurrency));
                 (self.outside.set_level)(config.report.verbosity);
                 *self.shared.config.borrow_mut() = Rc::new(config);
                 self.spools().for_each(|spool| spool.reload());
-                tracing::info!(new_keys = renewed, "the configuration was read anew");
+                tracing::info!("the configuration was read anew");
             }
             Err(stop) => tracing::error!("the configuration was read anew and is wrong; the old one stays: {stop}"),
         }
@@ -347,6 +350,10 @@ impl Mode for Front<'_> {
         self.desk.borrow_mut().concurrency[self.account].take()
     }
 
+    fn take_renewal(&mut self) -> bool {
+        std::mem::take(&mut self.desk.borrow_mut().renewals[self.account])
+    }
+
     fn delta(&mut self, _: Delta) {}
 
     fn has_room(&self) -> bool {
@@ -381,8 +388,9 @@ impl Desk {
                 tracing::info!(dialect = dialect.name(), "dialect found");
             }
             Event::Paused { reason } => {
-                tracing::warn!("paused: {reason}");
-                shared.paused.borrow_mut().insert(account, reason);
+                let whose = self.accounts[account].name().map_or(String::new(), |name| format!("owner {name}: "));
+                tracing::warn!("paused: {whose}{reason}");
+                shared.paused.borrow_mut().insert(account, format!("{whose}{reason}"));
             }
             Event::Resumed => {
                 tracing::info!("the service answers again: going on");

@@ -80,7 +80,9 @@ fn a_model_that_nobody_knows_is_one_files_trouble() {
     let spool = Spool::slow(20);
     let daemon = spool.start();
     let unknown = |count: usize| -> String {
-        (0..count).map(|number| json!({ "prompt": format!("unknown {number}"), "model": "nobody" }).to_string() + "\n").collect()
+        (0..count)
+            .map(|number| json!({ "prompt": format!("unknown {number}"), "model": "nobody" }).to_string() + "\n")
+            .collect()
     };
     spool.put("unknown.jsonl", unknown(20));
     spool.put("unknown-large.jsonl", unknown(70));

@@ -71,9 +71,8 @@ fn overlaid() -> Option<(Spool, Mounted, Daemon)> {
     }
     let [lower, upper, work] = ["lower", "upper", "work"].map(|folder| quoted(spool.aside(folder)));
     // A temporary folder may be an overlay itself, which cannot lie below another.
-    let mount = |folder: &str| {
-        format!("mount -t overlay -o lowerdir={lower},upperdir={upper},workdir={work} none {folder}")
-    };
+    let mount =
+        |folder: &str| format!("mount -t overlay -o lowerdir={lower},upperdir={upper},workdir={work} none {folder}");
     let mounted = Mounted::over(&mut spool, mount);
     let daemon = spool.start();
     Some((spool, mounted, daemon))

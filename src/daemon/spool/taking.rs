@@ -258,6 +258,7 @@ impl Spool {
                         push_line(record, id, |record| line.push_outcome(record, None, Flags::default(), &outcome));
                     });
                     job.counts.settled(&outcome, Flags::default());
+                    self.shared.counts.settled(&outcome, Flags::default());
                     small.push_recorded(number, key);
                 }
             }
