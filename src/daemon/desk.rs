@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::account::Account;
@@ -71,14 +71,13 @@ impl Desk {
         supervision: Supervision,
         outside: Outside,
         accounts: Rc<[Account]>,
-    ) -> Result<Self, Stop> {
-        let hangups = signal(SignalKind::hangup())
-            .map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
+        hangups: Signal,
+    ) -> Self {
         let watchdog = supervision.watchdog();
         let mut ticks = interval(watchdog.interval().map_or(TICK, |interval| TICK.min(interval / 2)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let once = shared.config().daemon.as_ref().is_some_and(|daemon| daemon.once);
-        Ok(Self {
+        Self {
             seats,
             shared,
             inbox,
@@ -99,7 +98,7 @@ impl Desk {
             stop: None,
             once,
             reloads: 0,
-        })
+        }
     }
 
     /// The service's dialect, once it was found.

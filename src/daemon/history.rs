@@ -116,7 +116,8 @@ impl History {
     /// Takes the end of a job.
     pub fn done(&mut self, done_at: u64, done: &Done) {
         self.next_job = self.next_job.max(done.job + 1);
-        self.open.remove(&done.job);
+        // Whatever was begun for the file before has ended by this, too.
+        self.open.retain(|_, open| open.claim.path != done.path);
         let result = done.path.path().with_file_name(done.result_name.path());
         if result.file_name().is_some_and(|name| classify(name) != Name::Ignored) {
             self.own_results.insert(result.as_os_str().as_bytes().into());
