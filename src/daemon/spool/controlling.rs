@@ -3,12 +3,10 @@
 //! Invariant: a control stays in its folder until what it asks for is durable; until then it is looked at again, so that
 //! no moment is the wrong one for it and a crash forgets none.
 
-use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::super::answers::Answers;
 use super::super::controls;
@@ -100,24 +98,6 @@ impl Spool {
         // There is nothing to give up any more, or there never was.
         let is_over = self.done.get(key).is_some_and(|ended| ended.stamp == stamp);
         if is_over || self.refused.contains_key(key) { Use::Done } else { Use::Later }
-    }
-
-    /// Takes a file away from wherever it waits: of several entries the one that has answers to use.
-    fn take_waiting(&mut self, path: &Arc<Path>) -> Option<Queued> {
-        let mut taken: Vec<Queued> = self.queue.take_out(|queued| queued.path == *path);
-        let is_other = |queued: &Queued| queued.path != *path;
-        let (put_off, own) = std::mem::take(&mut self.put_off).into_iter().partition(|(_, queued)| is_other(queued));
-        self.put_off = put_off;
-        let own: Vec<(Instant, Queued)> = own;
-        taken.extend(own.into_iter().map(|(_, queued)| queued));
-        let (waiting, own) = std::mem::take(&mut self.waiting_large).into_iter().partition(is_other);
-        self.waiting_large = waiting;
-        let own: VecDeque<Queued> = own;
-        taken.extend(own);
-        taken.extend(self.unripe.remove(path));
-        taken.extend(self.missing.remove(path).map(|(queued, _)| queued));
-        taken.extend(self.blocked.remove(path).map(|(queued, _)| queued));
-        taken.into_iter().max_by_key(|queued| queued.source().0)
     }
 
     /// A file that is not open is given up.

@@ -75,6 +75,7 @@ impl Spool {
     }
 
     pub(super) fn enqueue(&mut self, queued: Queued) {
+        self.queued.insert(Arc::clone(&queued.path));
         self.queue.add(queued.stamp.owner, queued);
     }
 
@@ -130,11 +131,9 @@ impl Spool {
         if self.done.get(key).is_some_and(|ended| ended.end == End::Published) {
             self.stale.insert(Arc::clone(&path));
         }
-        let waited = self.unripe.remove(&path);
-        let waited = waited.or_else(|| self.missing.remove(&path).map(|(queued, _)| queued));
-        let waited = waited.or_else(|| self.blocked.remove(&path).map(|(queued, _)| queued));
+        let waited = self.take_waiting(&path);
         let (from, retry_failed) = waited.map_or((None, false), |queued| queued.source());
-        let from = from.or_else(|| self.suspended.get(key).copied());
+        let from = from.or_else(|| self.suspended.get(path.as_os_str().as_bytes()).copied());
         self.enqueue(Queued { path, kind, stamp, how: Wanted::Fresh { from, retry_failed } });
     }
 

@@ -67,6 +67,7 @@ impl Spool {
         }
         let key = queued.path.as_os_str().as_bytes();
         let before = self.done.get(key).copied();
+        self.queued.remove(&queued.path);
         let what = match &queued.how {
             Wanted::Fresh { from, retry_failed } => What::Fresh {
                 told: queued.stamp,
