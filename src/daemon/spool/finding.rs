@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::super::claim::poison;
 use super::super::history::{Ended, Open};
-use super::super::job::Body;
+use super::super::job::{Body, GivenUp};
 use super::super::log::{Bytes, End, Held, JobId, Note};
 use super::super::names::{Kind, Name};
 use super::super::scan::{Found, Told};
@@ -151,7 +151,11 @@ impl Spool {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         job.gone_since = None;
         let is_waiting = matches!(job.body, Body::Waiting);
-        if job.stamp == stamp && !is_waiting {
+        if job.stamp == stamp && job.given_up == Some(GivenUp::Gone) && !matches!(job.body, Body::Ending) {
+            // It is back before the last answer came.
+            job.given_up = None;
+        }
+        if job.stamp == stamp && !is_waiting && job.given_up.is_none() {
             self.dirty.remove(path);
         } else {
             self.dirty.insert(Arc::clone(path), (kind, stamp));
