@@ -267,7 +267,7 @@ impl Daemon {
     /// Serves an account until the daemon ends: a halt of its engine is waited out.
     async fn serve(&self, account: &Account) {
         let mut wait = HALT_WAIT_MIN;
-        while self.shutdown.level() == Level::Running {
+        while self.shutdown.level() == Level::Running && !self.desk.borrow_mut().has_drained() {
             let began = Instant::now();
             let halt = match account.client(&self.shared.config()) {
                 Ok(client) => {
@@ -316,8 +316,9 @@ impl Daemon {
                 () = tokio::time::sleep(HALT_LOOK) => {}
                 () = above_running(&self.shutdown) => return,
             }
-            let has_new_key = || halt.cause == HaltCause::TokenRejected && account.has_new_key();
-            if self.desk.borrow().reloads() != reloads || has_new_key() {
+            let config = self.shared.config();
+            let has_new_key = || halt.cause == HaltCause::TokenRejected && account.has_new_key(&config);
+            if self.desk.borrow().reloads() != reloads || has_new_key() || self.desk.borrow_mut().has_drained() {
                 return;
             }
         }

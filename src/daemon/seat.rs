@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
@@ -23,6 +23,8 @@ use crate::journal::lock::LockError;
 use crate::line::escape::shown;
 use crate::line::{Outcome, Request};
 
+/// The log is told so often that a spool cannot be used.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
 /// A spool that broke is tried again after this time.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -43,6 +45,8 @@ pub struct Seat {
     freed: BTreeMap<usize, usize>,
     /// Slots of an engine that has ended: nobody waits for them any more.
     void: BTreeMap<usize, usize>,
+    /// When the log was told last that the spool cannot be used.
+    logged: Option<Instant>,
 }
 
 impl Seat {
@@ -54,6 +58,7 @@ impl Seat {
             held: BTreeMap::new(),
             freed: BTreeMap::new(),
             void: BTreeMap::new(),
+            logged: None,
         }
     }
 
@@ -121,6 +126,7 @@ impl Seat {
                 Ok(spool) => {
                     tracing::info!("{} can be used again", shown(&self.root));
                     shared.broken.borrow_mut().remove(&self.root);
+                    self.logged = None;
                     self.state = State::Open(Box::new(spool));
                 }
                 Err(error @ OpenError::Held(_)) if !waits(shared) => return Err(error.into()),
@@ -146,8 +152,9 @@ impl Seat {
 
     fn wait(&mut self, reason: String, shared: &Rc<Shared>) {
         let told = format!("{}: {reason}", shown(&self.root));
-        let before = shared.broken.borrow_mut().insert(self.root.clone(), told.clone());
-        if before.as_ref() != Some(&told) {
+        shared.broken.borrow_mut().insert(self.root.clone(), told.clone());
+        if self.logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+            self.logged = Some(Instant::now());
             tracing::error!("paused: {told}");
         }
         let (root, shared) = (self.root.clone(), Rc::clone(shared));
