@@ -37,8 +37,7 @@ impl Drop for Mounted {
     }
 }
 
-#[test]
-fn a_folder_that_goes_away_and_comes_back_is_waited_for() {
+pub fn a_folder_that_goes_away_and_comes_back_is_waited_for() {
     let spool = Spool::slow(100);
     let mut daemon = spool.start_with(&["--max-open-files", "3"]);
     for (name, count) in [("small", 20), ("large", 70), ("other", 20), ("queued", 3), ("queued-large", 66)] {
@@ -62,7 +61,8 @@ fn a_folder_that_goes_away_and_comes_back_is_waited_for() {
     assert!(!spool.has(".anvil"), "a mount point is no spool; {}", own());
     std::fs::remove_dir_all(spool.root()).unwrap();
     std::fs::rename(&away, spool.root()).unwrap();
-    for (name, count) in [("small", 20), ("large", 70), ("other", 20), ("queued", 3), ("queued-large", 66), ("late", 2)] {
+    for (name, count) in [("small", 20), ("large", 70), ("other", 20), ("queued", 3), ("queued-large", 66), ("late", 2)]
+    {
         spool.wait_for_answers(&format!("{name}.out.jsonl"), name, count);
     }
     let repeats = spool.sim.count("repeats");
@@ -143,7 +143,9 @@ fn a_folder_that_cannot_be_written_to_holds_nobody_up() {
     }
     let mut spool = Spool::new();
     let mount = |folder: &str| {
-        format!("mkdir {folder}/locked && mount -t tmpfs none {folder}/locked && cp /dev/null {folder}/locked/x && mount -o remount,ro {folder}/locked")
+        format!(
+            "mkdir {folder}/locked && mount -t tmpfs none {folder}/locked && cp /dev/null {folder}/locked/x && mount -o remount,ro {folder}/locked"
+        )
     };
     let mounted = Mounted::over(&mut spool, mount);
     let mut daemon = Daemon::start(spool.daemon().args(["--recursive"]));

@@ -82,8 +82,20 @@ fn names_of_other_things_are_left_alone() {
     let spool = Spool::new();
     let _daemon = spool.start();
     let others = [
-        ".p.jsonl", "p.jsonl~", "p.jsonl.tmp", "p.jsonl.part", "p.jsonl.swp", "p.jsonl.filepart", ".p.jsonl.swp",
-        ".nfs0001.jsonl", "p.out.jsonl", "p.txt.out.md", "p.jsonl.status.json", "p.jsonl.reject.json", "p.csv", "p.JSONL",
+        ".p.jsonl",
+        "p.jsonl~",
+        "p.jsonl.tmp",
+        "p.jsonl.part",
+        "p.jsonl.swp",
+        "p.jsonl.filepart",
+        ".p.jsonl.swp",
+        ".nfs0001.jsonl",
+        "p.out.jsonl",
+        "p.txt.out.md",
+        "p.jsonl.status.json",
+        "p.jsonl.reject.json",
+        "p.csv",
+        "p.JSONL",
     ];
     for name in others {
         std::fs::write(spool.aside("temp"), lines(name, 1)).unwrap();

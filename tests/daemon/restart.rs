@@ -23,8 +23,7 @@ fn wait_for_all(spool: &Spool) {
     assert_eq!(spool.wait_for("text.txt.out.md"), "Echo: a text\n");
 }
 
-#[test]
-fn results_that_were_moved_away_are_not_made_again() {
+pub fn results_that_were_moved_away_are_not_made_again() {
     let spool = Spool::new();
     let daemon = spool.start();
     put_all(&spool);
@@ -47,7 +46,11 @@ fn results_that_were_moved_away_are_not_made_again() {
     // What is the same to the byte is done, whatever its times and modes say. Who drops it once more wants a result of
     // it, which costs nothing.
     let daemon = spool.start();
-    shell(r#"chmod 600 "$1"; touch "$1"; cat "$2" > "$2.same"; cat "$2.same" > "$2""#, &spool.path("small.jsonl"), &spool.path("text.txt"));
+    shell(
+        r#"chmod 600 "$1"; touch "$1"; cat "$2" > "$2.same"; cat "$2.same" > "$2""#,
+        &spool.path("small.jsonl"),
+        &spool.path("text.txt"),
+    );
     spool.put("large.jsonl", lines("large", 90));
     spool.wait_for_answers("large.out.jsonl", "large", 90);
     spool.pass("another");
@@ -112,7 +115,8 @@ fn a_kill_costs_what_was_in_flight_at_most() {
     wait_for_all(&spool);
     let repeats = spool.sim.count("repeats");
     assert!(repeats <= 4 * SLOTS, "{repeats} repeats");
-    let mut names = vec!["small.jsonl", "large.jsonl", "text.txt", "small.out.jsonl", "large.out.jsonl", "text.txt.out.md"];
+    let mut names =
+        vec!["small.jsonl", "large.jsonl", "text.txt", "small.out.jsonl", "large.out.jsonl", "text.txt.out.md"];
     names.sort_unstable();
     spool.wait("the end of all status files", || (spool.names().len() <= names.len()).then_some(()));
     assert_eq!(spool.names(), names);
@@ -120,8 +124,7 @@ fn a_kill_costs_what_was_in_flight_at_most() {
 }
 
 /// Everything that can be done to files while no daemon runs.
-#[test]
-fn what_happened_meanwhile_is_found_at_the_start() {
+pub fn what_happened_meanwhile_is_found_at_the_start() {
     let spool = Spool::slow(100);
     let daemon = spool.start();
     for name in ["goes", "changes", "stays"] {

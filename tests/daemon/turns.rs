@@ -55,7 +55,8 @@ fn owners_have_their_turns_whatever_they_bring() {
     put_of(nobody, "greedy-large", 300);
     spool.wait("some answers", || (spool.sim.count("ok") > 20).then_some(()));
     (0..5).for_each(|number| put_of(somebody, &format!("modest{number}"), 4));
-    (0..5).for_each(|number| spool.wait_for_answers(&format!("modest{number}.out.jsonl"), &format!("modest{number}"), 4));
+    (0..5)
+        .for_each(|number| spool.wait_for_answers(&format!("modest{number}.out.jsonl"), &format!("modest{number}"), 4));
     let prompts = spool.prompts();
     let first = prompts.iter().position(|text| text.starts_with("modest")).unwrap();
     let last = prompts.iter().rposition(|text| text.starts_with("modest")).unwrap();
@@ -83,7 +84,11 @@ fn no_more_files_are_open_than_were_allowed() {
     let last_of = |name: &str| prompts.iter().rposition(|text| text.starts_with(name)).unwrap();
     let first_of = |name: &str| prompts.iter().position(|text| text.starts_with(name)).unwrap();
     let open_at_once = |name: &str| {
-        (0..8).filter(|other| first_of(&format!("p{other} ")) <= first_of(name) && last_of(&format!("p{other} ")) > first_of(name)).count()
+        (0..8)
+            .filter(|other| {
+                first_of(&format!("p{other} ")) <= first_of(name) && last_of(&format!("p{other} ")) > first_of(name)
+            })
+            .count()
     };
     for number in 0..8 {
         let open = open_at_once(&format!("p{number} "));
