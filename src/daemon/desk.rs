@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::account::Account;
@@ -27,7 +27,7 @@ use crate::line::{Outcome, Request};
 /// How often what has its time is looked after.
 const TICK: Duration = Duration::from_millis(250);
 /// A tick that is so late tells that the process was stopped.
-const STOOD_STILL: Duration = Duration::from_secs(5);
+const STOOD_STILL: Duration = Duration::from_secs(2);
 /// So many occurrences are handled before the engine gets its turn.
 const HANDLED_AT_ONCE: usize = 256;
 
@@ -52,6 +52,8 @@ pub struct Desk {
     next: usize,
     /// Which accounts have not heard of another concurrency.
     concurrency: Vec<Option<usize>>,
+    /// Which accounts' keys are to be read again.
+    renewals: Vec<bool>,
     dialect: Option<Dialect>,
     /// Why the daemon must end.
     stop: Option<Stop>,
@@ -69,14 +71,13 @@ impl Desk {
         supervision: Supervision,
         outside: Outside,
         accounts: Rc<[Account]>,
-    ) -> Result<Self, Stop> {
-        let hangups = signal(SignalKind::hangup())
-            .map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
+        hangups: Signal,
+    ) -> Self {
         let watchdog = supervision.watchdog();
         let mut ticks = interval(watchdog.interval().map_or(TICK, |interval| TICK.min(interval / 2)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let once = shared.config().daemon.as_ref().is_some_and(|daemon| daemon.once);
-        Ok(Self {
+        Self {
             seats,
             shared,
             inbox,
@@ -91,12 +92,13 @@ impl Desk {
             in_flight: vec![0; accounts.len()],
             next: 0,
             concurrency: vec![None; accounts.len()],
+            renewals: vec![false; accounts.len()],
             accounts,
             dialect: None,
             stop: None,
             once,
             reloads: 0,
-        })
+        }
     }
 
     /// The service's dialect, once it was found.
@@ -107,6 +109,10 @@ impl Desk {
     /// Hears of everything that happened; whether anything did, and more may wait.
     pub fn poll_all(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
+        // First, because it finds out whether the process stood still.
+        while self.ticks.poll_tick(cx).is_ready() {
+            self.tick();
+        }
         for _ in 0..HANDLED_AT_ONCE {
             let Poll::Ready(Some((spool, occurrence))) = self.inbox.poll_recv(cx) else {
                 break;
@@ -120,9 +126,6 @@ impl Desk {
         while self.hangups.poll_recv(cx).is_ready() {
             self.read_configuration();
             any = true;
-        }
-        while self.ticks.poll_tick(cx).is_ready() {
-            self.tick();
         }
         for seat in &mut self.seats {
             if let Err(stop) = seat.poll(&self.shared, cx) {
@@ -184,12 +187,12 @@ impl Desk {
                     tracing::warn!("base URL, owners, spools and how these are scanned change only by a restart");
                 }
                 let concurrency = config.limits.concurrency.get();
-                let renewed = self.accounts.iter().filter(|account| account.has_new_key()).count();
+                self.renewals.fill(true);
                 self.concurrency.iter_mut().for_each(|told| *told = Some(concurrency));
                 (self.outside.set_level)(config.report.verbosity);
                 *self.shared.config.borrow_mut() = Rc::new(config);
                 self.spools().for_each(|spool| spool.reload());
-                tracing::info!(new_keys = renewed, "the configuration was read anew");
+                tracing::info!("the configuration was read anew");
             }
             Err(stop) => tracing::error!("the configuration was read anew and is wrong; the old one stays: {stop}"),
         }
@@ -346,6 +349,10 @@ impl Mode for Front<'_> {
         self.desk.borrow_mut().concurrency[self.account].take()
     }
 
+    fn take_renewal(&mut self) -> bool {
+        std::mem::take(&mut self.desk.borrow_mut().renewals[self.account])
+    }
+
     fn delta(&mut self, _: Delta) {}
 
     fn has_room(&self) -> bool {
@@ -380,8 +387,9 @@ impl Desk {
                 tracing::info!(dialect = dialect.name(), "dialect found");
             }
             Event::Paused { reason } => {
-                tracing::warn!("paused: {reason}");
-                shared.paused.borrow_mut().insert(account, reason);
+                let whose = self.accounts[account].name().map_or(String::new(), |name| format!("owner {name}: "));
+                tracing::warn!("paused: {whose}{reason}");
+                shared.paused.borrow_mut().insert(account, format!("{whose}{reason}"));
             }
             Event::Resumed => {
                 tracing::info!("the service answers again: going on");

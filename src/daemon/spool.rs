@@ -114,6 +114,8 @@ pub struct Spool {
     /// Large files for which there is no room among the large ones.
     waiting_large: VecDeque<Queued>,
     queue: Rota<Queued>,
+    /// Files that stand in the queue, are put off, or wait among the large ones; perhaps some that did.
+    queued: HashSet<Arc<Path>>,
     shares: HashMap<u32, Share>,
     /// Bytes of files that are open, of large ones as much as of the largest small one.
     open_bytes: u64,
@@ -219,6 +221,7 @@ impl Spool {
             folders: HashMap::new(),
             waiting_large: VecDeque::new(),
             queue: Rota::default(),
+            queued: HashSet::new(),
             shares: HashMap::new(),
             open_bytes: 0,
             claiming: HashMap::new(),

@@ -8,7 +8,7 @@ use crate::spool::{Daemon, SLOTS, Spool, lines};
 use crate::tools::shell;
 
 /// Whoever stood still for so long looks at its lease first.
-const STILL: Duration = Duration::from_secs(6);
+const STILL: Duration = Duration::from_secs(3);
 /// A lease has run out for certain after this time.
 const LEASE_MAX: Duration = Duration::from_secs(150);
 

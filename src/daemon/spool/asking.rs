@@ -21,7 +21,7 @@ impl Spool {
         let (jobs, spool) = (&mut self.jobs, self.index);
         self.turns.serve(|slot| {
             let job = jobs.get_mut(*slot as usize)?.as_mut()?;
-            if job.account != account || job.given_up.is_some() {
+            if job.account != account || job.given_up.is_some() || job.put_back {
                 return None;
             }
             match &mut job.body {
@@ -120,18 +120,14 @@ impl Spool {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         if line == CLAIM {
             job.claim_at = record.offset;
-            if let Body::Opening = job.body {
-                self.open_large(slot);
-            } else {
-                self.end_if_settled(slot);
-            }
-            return;
         }
-        if let Body::Small(small) = &mut job.body {
-            small.settle(line as usize, record.offset);
-            if job.put_back && self.pipe[slot as usize] == 0 {
-                return self.requeue(slot);
-            }
+        match &mut job.body {
+            Body::Opening if line == CLAIM => return self.open_large(slot),
+            Body::Small(small) if line != CLAIM => small.settle(line as usize, record.offset),
+            _ => {}
+        }
+        if job.put_back && self.pipe[slot as usize] == 0 {
+            return self.requeue(slot);
         }
         self.end_if_settled(slot);
     }

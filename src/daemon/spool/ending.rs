@@ -223,6 +223,10 @@ impl Spool {
                 self.remove_status(&path);
                 self.drop_job(slot);
                 self.suspended.insert(path.as_os_str().as_bytes().into(), id);
+                if let Some((kind, stamp)) = self.dirty.remove(&path) {
+                    // It came back meanwhile.
+                    self.input(path, kind, stamp);
+                }
             }
             None => {}
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::super::claim::poison;
 use super::super::history::{Ended, Open};
-use super::super::job::Body;
+use super::super::job::{Body, GivenUp};
 use super::super::log::{Bytes, End, Held, JobId, Note};
 use super::super::names::{Kind, Name};
 use super::super::scan::{Found, Told};
@@ -75,6 +75,7 @@ impl Spool {
     }
 
     pub(super) fn enqueue(&mut self, queued: Queued) {
+        self.queued.insert(Arc::clone(&queued.path));
         self.queue.add(queued.stamp.owner, queued);
     }
 
@@ -130,11 +131,9 @@ impl Spool {
         if self.done.get(key).is_some_and(|ended| ended.end == End::Published) {
             self.stale.insert(Arc::clone(&path));
         }
-        let waited = self.unripe.remove(&path);
-        let waited = waited.or_else(|| self.missing.remove(&path).map(|(queued, _)| queued));
-        let waited = waited.or_else(|| self.blocked.remove(&path).map(|(queued, _)| queued));
+        let waited = self.take_waiting(&path);
         let (from, retry_failed) = waited.map_or((None, false), |queued| queued.source());
-        let from = from.or_else(|| self.suspended.get(key).copied());
+        let from = from.or_else(|| self.suspended.get(path.as_os_str().as_bytes()).copied());
         self.enqueue(Queued { path, kind, stamp, how: Wanted::Fresh { from, retry_failed } });
     }
 
@@ -152,7 +151,11 @@ impl Spool {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         job.gone_since = None;
         let is_waiting = matches!(job.body, Body::Waiting);
-        if job.stamp == stamp && !is_waiting {
+        if job.stamp == stamp && job.given_up == Some(GivenUp::Gone) && !matches!(job.body, Body::Ending) {
+            // It is back before the last answer came.
+            job.given_up = None;
+        }
+        if job.stamp == stamp && !is_waiting && job.given_up.is_none() {
             self.dirty.remove(path);
         } else {
             self.dirty.insert(Arc::clone(path), (kind, stamp));

@@ -21,6 +21,7 @@ impl Spool {
         if self.large_count() >= LARGE_MAX {
             // Its turn comes when another large one has ended; small ones may pass.
             self.give_share_back(booked(&queued));
+            self.queued.insert(Arc::clone(&queued.path));
             self.waiting_large.push_back(queued);
             return;
         }

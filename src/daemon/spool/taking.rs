@@ -67,6 +67,7 @@ impl Spool {
         }
         let key = queued.path.as_os_str().as_bytes();
         let before = self.done.get(key).copied();
+        self.queued.remove(&queued.path);
         let what = match &queued.how {
             Wanted::Fresh { from, retry_failed } => What::Fresh {
                 told: queued.stamp,
@@ -258,6 +259,7 @@ impl Spool {
                         push_line(record, id, |record| line.push_outcome(record, None, Flags::default(), &outcome));
                     });
                     job.counts.settled(&outcome, Flags::default());
+                    self.shared.counts.settled(&outcome, Flags::default());
                     small.push_recorded(number, key);
                 }
             }

@@ -4,6 +4,7 @@ use super::super::folder::Folder;
 use super::Spool;
 use super::parts::Queued;
 use crate::line::escape::shown;
+use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -82,6 +83,7 @@ impl Spool {
         tracing::warn!(file = shown(&queued.path), "{message}; tried again in {} s", wait.as_secs());
         let way_out = format!("it is tried again every {} s, until the cause is mended", wait.as_secs());
         self.tell_hindered(&queued.path, queued.stamp.owner, message, way_out);
+        self.queued.insert(Arc::clone(&queued.path));
         self.put_off.push((Instant::now() + wait, queued));
     }
 
@@ -104,5 +106,31 @@ impl Spool {
         if self.trouble.take().is_some() {
             tracing::info!("going on");
         }
+    }
+
+    /// Takes a file away from wherever it waits: of several entries the one that has answers to use.
+    pub(super) fn take_waiting(&mut self, path: &Arc<Path>) -> Option<Queued> {
+        let mut taken = Vec::new();
+        if self.queued.remove(path) {
+            taken = self.take_queued(path);
+        }
+        taken.extend(self.unripe.remove(path));
+        taken.extend(self.missing.remove(path).map(|(queued, _)| queued));
+        taken.extend(self.blocked.remove(path).map(|(queued, _)| queued));
+        taken.into_iter().max_by_key(|queued| queued.source().0)
+    }
+
+    fn take_queued(&mut self, path: &Arc<Path>) -> Vec<Queued> {
+        let mut taken: Vec<Queued> = self.queue.take_out(|queued| queued.path == *path);
+        let is_other = |queued: &Queued| queued.path != *path;
+        let (put_off, own) = std::mem::take(&mut self.put_off).into_iter().partition(|(_, queued)| is_other(queued));
+        self.put_off = put_off;
+        let own: Vec<(Instant, Queued)> = own;
+        taken.extend(own.into_iter().map(|(_, queued)| queued));
+        let (waiting, own) = std::mem::take(&mut self.waiting_large).into_iter().partition(is_other);
+        self.waiting_large = waiting;
+        let own: VecDeque<Queued> = own;
+        taken.extend(own);
+        taken
     }
 }
