@@ -18,7 +18,7 @@
 //! | `owners` | many processes on one journal; files that are not ours; inputs that change meanwhile |
 //!
 //! Helpers: `plan` (how much of it, and what it needs), `task` (what is run), `scene` (where, and what must come of it), `frames` (a journal's bytes,
-//! read without the program), `strace` (running under it, and reading what it wrote), `disk` (a model of a weak one).
+//! read without the program), `strace` (running under it, and reading what it wrote), `trace` (what that tells), `disk` (a model of a weak one).
 //!
 //! `ANVIL_FILTER_TEST_SEED` repeats a sample. What needs strace or root says on stderr that it was skipped where there
 //! is none; with `ANVIL_REQUIRE_STRACE=1`, or `ANVIL_REQUIRE_ROOT=1`, it fails instead.
@@ -42,3 +42,4 @@ mod scene;
 mod strace;
 mod task;
 mod torn;
+mod trace;
