@@ -28,6 +28,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod daemon;
 mod disk;
 mod each_errno;
 mod each_syscall;

@@ -1,0 +1,1 @@
+//! What must be durable before what.
