@@ -210,9 +210,14 @@ impl Story {
 
 /// The path by which a call is known in every run; none when it is another each time.
 fn site_path(call: &Call, root: &Path) -> Option<PathBuf> {
-    let is_lasting = |path: &&Path| path.starts_with(root) && !path.to_str().is_some_and(|path| path.contains(".tmp"));
-    let named =
-        || call.strings().into_iter().rev().map(|path| PathBuf::from(String::from_utf8_lossy(&path).into_owned()));
-    let named = if call.name.contains("write") { None } else { named().find(|path| is_lasting(&&**path)) };
-    named.or_else(|| call.path().map(Path::new).filter(is_lasting).map(Path::to_owned))
+    // Who takes the lease does so with files whose names are never the same.
+    let is_lasting = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        path.starts_with(root) && !name.is_some_and(|name| name.ends_with(".tmp"))
+    };
+    let is_write = call.name.contains("write");
+    let strings = if is_write { Vec::new() } else { call.strings() };
+    let named = strings.into_iter().rev().map(|path| PathBuf::from(String::from_utf8_lossy(&path).into_owned()));
+    let own = call.path().map(PathBuf::from);
+    named.chain(own).find(|path| is_lasting(path))
 }
