@@ -13,6 +13,7 @@
 //! call is known).
 
 mod each_call;
+mod each_error;
 mod order;
 mod spool;
 mod story;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::spool::{File, Records, Since, Spool, large};
 use crate::common::Output;
@@ -14,6 +15,8 @@ use crate::task::{Line, Plan};
 
 /// Requests in flight.
 const SLOTS: usize = 2;
+/// How long a daemon is left alone with trouble that does not pass.
+const IN_TROUBLE: Duration = Duration::from_millis(3000);
 /// Calls that change what is there, beside those that every trace has.
 const MORE_CALLS: &str = "fchmod,chmod,utimensat,flock,statx";
 
@@ -152,6 +155,17 @@ impl Story {
             if !self.spool.carry_out(&mut daemon, [file], &self.since, when) {
                 break;
             }
+        }
+        daemon.stop()
+    }
+
+    /// The same where something goes wrong for good: the daemon is given a while, and need not come to an end.
+    pub fn begin_to_tell(&self, options: &Options, trace: &Path) -> Output {
+        let mut daemon = self.spool.start_traced(options, trace);
+        let began = Instant::now();
+        while began.elapsed() < IN_TROUBLE && !daemon.has_ended() {
+            self.spool.files.iter().for_each(|file| self.spool.nudge(file));
+            std::thread::sleep(IN_TROUBLE / 10);
         }
         daemon.stop()
     }
