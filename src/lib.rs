@@ -1,11 +1,12 @@
 //! # anvil-filter: the architecture
 //!
 //! One engine turns requests into outcomes; the filter feeds it from stdin and writes what comes out to stdout, or keeps
-//! it in a journal and renders a file from that. A daemon mode is meant to join it behind the same seams.
+//! it in a journal and renders a file from that. The daemon feeds it from files that are dropped into a folder, and keeps
+//! all of it in a journal.
 //!
 //! ```text
 //! main → lib → cli → config
-//! filter, command → report, connection, journal, engine → flow, api → line
+//! command → daemon → filter → report, connection, journal, engine → flow, api → line
 //! ```
 //!
 //! Arrows point one way; an ordinary test (`tests/house.rs`) reads the sources and fails on one that runs back.
@@ -18,6 +19,7 @@
 //! | [`engine`] | the core loop: slots, attempts, retries, halts | lines, files, stdout |
 //! | [`journal`] | records, index, lock, durable writes, files that appear whole | stdin, stdout, the engine |
 //! | [`filter`] | reader → engine → window → writer, exit status | HTTP |
+//! | [`daemon`] | spool folders: what is found, taken, run, published, remembered | HTTP, stdin, stdout |
 //! | [`report`] | events to progress, summary, meta file | what anything means |
 //!
 //! ## Invariants

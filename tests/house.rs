@@ -57,6 +57,12 @@ const PURE: &[&str] = &[
     "journal/note.rs",
     "filter/splitter.rs",
     "filter/window.rs",
+    "daemon/names.rs",
+    "daemon/settle.rs",
+    "daemon/log.rs",
+    "daemon/history.rs",
+    "daemon/plan.rs",
+    "daemon/rota.rs",
 ];
 
 /// Files that may write stdout.

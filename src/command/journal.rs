@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::{Out, print};
 use crate::config::{JournalAction, JournalTask, Verbosity};
+use crate::daemon;
 use crate::exit::{Exit, Stop};
 use crate::journal::lock::{self, Holder, Lock};
 use crate::journal::publish::{self, Draft};
@@ -142,8 +143,13 @@ fn copy_whole(file: &File, path: &Path, out: &Path) -> Result<Salvaged, Stop> {
 impl Salvaged {
     fn take(&mut self, payload: &str, frames: &mut Vec<u8>) {
         let is_header = matches!(Note::parse(payload), Ok(Note::Journal { .. }));
-        if !self.header_is_there && !is_header {
-            frame::push(frames, |record| Note::header().push(record));
+        match daemon::missing_header(payload) {
+            _ if self.header_is_there || is_header => {}
+            // The log of a spool begins otherwise.
+            Some(header) => header.iter().for_each(|header| {
+                frame::push(frames, |record| record.extend_from_slice(header));
+            }),
+            None => frame::push(frames, |record| Note::header().push(record)),
         }
         self.header_is_there = true;
         self.records += 1;

@@ -169,7 +169,8 @@ pub struct Rulebook {
     pub line_bytes_max: usize,
     /// The largest file, in bytes.
     pub file_bytes_max: u64,
-    /// Whose files are taken, beside the daemon's user, root, and the owner of the folder that they are in.
+    /// Whose files are taken, beside the daemon's user, root, the owner of the folder that they are in, and whoever may
+    /// write into a folder of the daemon's that belongs to a group (setgid, closed to others).
     pub owners: Vec<u32>,
 }
 
@@ -314,11 +315,13 @@ impl Taker {
             Err(error) => return Err(Error::io("open the folder of", &order.path)(error)),
         };
         let (folder_path, path) = (folder.path(), folder.named(name));
-        let folder_owner = folder.metadata().map_err(Error::io("look at", folder_path))?.uid();
-        let me = rustix::process::geteuid().as_raw();
+        let metadata = folder.metadata().map_err(Error::io("look at", folder_path))?;
+        let (folder_owner, me) = (metadata.uid(), rustix::process::geteuid().as_raw());
+        // Who may write into a folder that we gave to a group was let in by that.
+        let is_for_group = metadata.mode() & 0o2002 == 0o2000 && (folder_owner == me || folder_owner == 0);
         let owners = &self.rules.owners;
         let is_allowed =
-            move |owner: u32| owner == me || owner == 0 || owner == folder_owner || owners.contains(&owner);
+            move |owner: u32| [me, 0, folder_owner].contains(&owner) || is_for_group || owners.contains(&owner);
         let recipe = match recipe::load_at(folder.as_fd(), folder_path, &is_allowed) {
             Ok(recipe) => recipe,
             Err(RecipeError::Wrong { message, way_out }) => {

@@ -8,12 +8,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::signal::unix::Signal;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::account::Account;
 use super::seat::Seat;
-use super::spool::{Shared, Spool, parts};
+use super::spool::{Shared, Spool, named_by};
 use super::status::DaemonState;
 use super::supervision::{Supervision, Watchdog};
 use super::{Inbox, Outside};
@@ -25,6 +26,8 @@ use crate::line::{Outcome, Request};
 
 /// How often what has its time is looked after.
 const TICK: Duration = Duration::from_millis(250);
+/// A tick that is so late tells that the process was stopped.
+const STOOD_STILL: Duration = Duration::from_secs(2);
 /// So many occurrences are handled before the engine gets its turn.
 const HANDLED_AT_ONCE: usize = 256;
 
@@ -40,12 +43,17 @@ pub struct Desk {
     outside: Outside,
     accounts: Rc<[Account]>,
     turns: u64,
+    ticked: Option<Instant>,
+    /// How long the machine has slept, as far as is known.
+    slept: Duration,
     /// Requests in flight, by account.
     in_flight: Vec<usize>,
     /// The spool that is asked for work first.
     next: usize,
     /// Which accounts have not heard of another concurrency.
     concurrency: Vec<Option<usize>>,
+    /// Which accounts' keys are to be read again.
+    renewals: Vec<bool>,
     dialect: Option<Dialect>,
     /// Why the daemon must end.
     stop: Option<Stop>,
@@ -63,14 +71,13 @@ impl Desk {
         supervision: Supervision,
         outside: Outside,
         accounts: Rc<[Account]>,
-    ) -> Result<Self, Stop> {
-        let hangups = signal(SignalKind::hangup())
-            .map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
+        hangups: Signal,
+    ) -> Self {
         let watchdog = supervision.watchdog();
         let mut ticks = interval(watchdog.interval().map_or(TICK, |interval| TICK.min(interval / 2)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let once = shared.config().daemon.as_ref().is_some_and(|daemon| daemon.once);
-        Ok(Self {
+        Self {
             seats,
             shared,
             inbox,
@@ -80,15 +87,18 @@ impl Desk {
             watchdog,
             outside,
             turns: 0,
+            ticked: None,
+            slept: slept(),
             in_flight: vec![0; accounts.len()],
             next: 0,
             concurrency: vec![None; accounts.len()],
+            renewals: vec![false; accounts.len()],
             accounts,
             dialect: None,
             stop: None,
             once,
             reloads: 0,
-        })
+        }
     }
 
     /// The service's dialect, once it was found.
@@ -99,6 +109,10 @@ impl Desk {
     /// Hears of everything that happened; whether anything did, and more may wait.
     pub fn poll_all(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
+        // First, because it finds out whether the process stood still.
+        while self.ticks.poll_tick(cx).is_ready() {
+            self.tick();
+        }
         for _ in 0..HANDLED_AT_ONCE {
             let Poll::Ready(Some((spool, occurrence))) = self.inbox.poll_recv(cx) else {
                 break;
@@ -112,9 +126,6 @@ impl Desk {
         while self.hangups.poll_recv(cx).is_ready() {
             self.read_configuration();
             any = true;
-        }
-        while self.ticks.poll_tick(cx).is_ready() {
-            self.tick();
         }
         for seat in &mut self.seats {
             if let Err(stop) = seat.poll(&self.shared, cx) {
@@ -131,6 +142,11 @@ impl Desk {
     fn tick(&mut self) {
         self.turns += 1;
         let now = Instant::now();
+        // Whoever was stopped, or slept, may have lost what he holds.
+        let stood_still = self.ticked.replace(now).is_some_and(|before| now.duration_since(before) >= STOOD_STILL);
+        if stood_still || self.has_slept() {
+            self.spools().for_each(Spool::doubt);
+        }
         self.shared.rate.borrow_mut().note(now, self.shared.counts.settled());
         self.spools().for_each(|spool| spool.tick(now));
         // The log's threads and this task: whoever of them hangs is the end of the daemon.
@@ -139,6 +155,11 @@ impl Desk {
         self.watchdog.beat(&counters);
         let status = self.status_line();
         self.supervision.status(&status);
+    }
+
+    fn has_slept(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.slept, slept());
+        self.slept.saturating_sub(before) >= STOOD_STILL
     }
 
     fn status_line(&mut self) -> String {
@@ -166,12 +187,12 @@ impl Desk {
                     tracing::warn!("base URL, owners, spools and how these are scanned change only by a restart");
                 }
                 let concurrency = config.limits.concurrency.get();
-                let renewed = self.accounts.iter().filter(|account| account.has_new_key()).count();
+                self.renewals.fill(true);
                 self.concurrency.iter_mut().for_each(|told| *told = Some(concurrency));
                 (self.outside.set_level)(config.report.verbosity);
                 *self.shared.config.borrow_mut() = Rc::new(config);
                 self.spools().for_each(|spool| spool.reload());
-                tracing::info!(new_keys = renewed, "the configuration was read anew");
+                tracing::info!("the configuration was read anew");
             }
             Err(stop) => tracing::error!("the configuration was read anew and is wrong; the old one stays: {stop}"),
         }
@@ -262,6 +283,15 @@ impl Desk {
     }
 }
 
+/// How long the machine has slept since it was started: the clocks differ by that.
+fn slept() -> Duration {
+    let clock = |id| {
+        let now = clock_gettime(id);
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+    };
+    clock(ClockId::Boottime).saturating_sub(clock(ClockId::Monotonic))
+}
+
 /// What is fixed for as long as the daemon runs.
 fn lasting(config: &Config) -> Option<Daemon> {
     let fixed = |daemon: &Daemon| Daemon {
@@ -304,7 +334,7 @@ impl Mode for Front<'_> {
     }
 
     fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {
-        let (spool, slot, line) = parts(key);
+        let (spool, slot, line) = named_by(key);
         let mut desk = self.desk.borrow_mut();
         let Some(seat) = desk.seats.iter_mut().find(|seat| seat.is(spool)) else { return Slot::Free };
         seat.settle(self.account, (slot, line), request, outcome)
@@ -317,6 +347,10 @@ impl Mode for Front<'_> {
 
     fn take_concurrency(&mut self) -> Option<usize> {
         self.desk.borrow_mut().concurrency[self.account].take()
+    }
+
+    fn take_renewal(&mut self) -> bool {
+        std::mem::take(&mut self.desk.borrow_mut().renewals[self.account])
     }
 
     fn delta(&mut self, _: Delta) {}
@@ -353,8 +387,9 @@ impl Desk {
                 tracing::info!(dialect = dialect.name(), "dialect found");
             }
             Event::Paused { reason } => {
-                tracing::warn!("paused: {reason}");
-                shared.paused.borrow_mut().insert(account, reason);
+                let whose = self.accounts[account].name().map_or(String::new(), |name| format!("owner {name}: "));
+                tracing::warn!("paused: {whose}{reason}");
+                shared.paused.borrow_mut().insert(account, format!("{whose}{reason}"));
             }
             Event::Resumed => {
                 tracing::info!("the service answers again: going on");

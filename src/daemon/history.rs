@@ -116,7 +116,8 @@ impl History {
     /// Takes the end of a job.
     pub fn done(&mut self, done_at: u64, done: &Done) {
         self.next_job = self.next_job.max(done.job + 1);
-        self.open.remove(&done.job);
+        // Whatever was begun for the file before has ended by this, too.
+        self.open.retain(|_, open| open.claim.path != done.path);
         let result = done.path.path().with_file_name(done.result_name.path());
         if result.file_name().is_some_and(|name| classify(name) != Name::Ignored) {
             self.own_results.insert(result.as_os_str().as_bytes().into());
@@ -136,4 +137,109 @@ impl History {
 
 fn no_log() -> String {
     "it does not begin as the log of a spool does".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::log::{Bytes, push_line};
+    use super::super::names::Kind;
+    use super::super::plan::{Plan, Wishes};
+    use super::*;
+    use crate::journal::key::of_request;
+    use crate::journal::{Key, Line};
+    use crate::line::completion::Flags;
+    use crate::line::{ErrorCode, Failure, Outcome};
+
+    const STAMP: Stamp = Stamp { inode: 1, bytes: 2, modified_ns: 3, changed_ns: 4, owner: 5 };
+
+    fn note(note: &Note) -> String {
+        let mut record = Vec::new();
+        note.push(&mut record);
+        String::from_utf8(record).unwrap()
+    }
+
+    fn claim(job: JobId, path: &str, from: Option<JobId>) -> String {
+        let plan = Plan::new(Kind::Lines, Wishes::default(), Bytes(b"p.answers.jsonl".to_vec()));
+        note(&Note::Claim(Claim {
+            job,
+            path: Bytes(path.into()),
+            stamp: STAMP,
+            sha256: String::new(),
+            kind: Kind::Lines,
+            plan,
+            from,
+            retry_failed: false,
+            at_seconds: 0,
+            held: Held::Here(Bytes(b"contents".to_vec())),
+        }))
+    }
+
+    fn failed(job: JobId, line: u64) -> String {
+        let mut record = Vec::new();
+        let key = Key { hash: of_request(b"a"), nth: 0 };
+        let outcome = Outcome { result: Err(Failure::new(ErrorCode::Timeout, "t")), attempts: 1, seconds: 0.0 };
+        let line = Line { line, key, form: None, correlation: None };
+        push_line(&mut record, job, |record| line.push_outcome(record, None, Flags::default(), &outcome));
+        String::from_utf8(record).unwrap()
+    }
+
+    fn done(job: JobId, path: &str, end: End) -> String {
+        note(&Note::Done(Done {
+            job,
+            path: Bytes(path.into()),
+            stamp: STAMP,
+            sha256: String::new(),
+            end,
+            lines: 2,
+            failed: 1,
+            result: None,
+            result_name: Bytes(b"p.answers.jsonl".to_vec()),
+            folder: None,
+            at_seconds: 0,
+        }))
+    }
+
+    fn history(records: &[String]) -> Result<History, String> {
+        let mut history = History::default();
+        for (offset, record) in records.iter().enumerate() {
+            history.apply(offset as u64 * 100, record)?;
+        }
+        Ok(history)
+    }
+
+    #[test]
+    fn a_job_is_open_from_its_claim_to_its_end() {
+        let mut records = vec![note(&Note::header(3, 5)), claim(7, "p.jsonl", None), failed(7, 1), failed(9, 1)];
+        let open = history(&records).unwrap();
+        assert_eq!((open.generation, open.next_job, open.open.len()), (3, 8, 1));
+        assert_eq!(open.open[&7].answers, HashMap::from([(1, (200, true))]));
+        assert_eq!(open.open[&7].claim.held, Held::Here(Bytes(Vec::new())), "contents stay in the log");
+        records.push(done(7, "p.jsonl", End::Published));
+        let ended = history(&records).unwrap();
+        assert!(ended.open.is_empty());
+        let end = ended.done[b"p.jsonl".as_slice()];
+        assert_eq!((end.job, end.has_failures, end.done_at), (7, true, 400));
+        assert!(ended.own_results.contains(b"p.answers.jsonl".as_slice()), "its result looks like an input");
+    }
+
+    #[test]
+    fn a_later_claim_of_a_file_takes_the_place_of_the_earlier() {
+        let records = [
+            note(&Note::header(1, 1)),
+            claim(1, "p.jsonl", None),
+            claim(2, "q.jsonl", None),
+            claim(3, "p.jsonl", Some(1)),
+        ];
+        let history = history(&records).unwrap();
+        assert_eq!(history.open.keys().copied().collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn what_does_not_begin_as_a_log_is_none() {
+        let other = note(&Note::header(1, 1)).replace("\"version\":1", "\"version\":2");
+        for first in [claim(1, "p.jsonl", None), failed(1, 1), other, "{\"journal\":{}}".to_owned()] {
+            assert!(history(&[first]).is_err());
+        }
+    }
 }

@@ -67,6 +67,8 @@ pub struct Job {
     pub before: Option<Box<Done>>,
     /// Its lines, blank ones included, as far as they were counted.
     pub lines: Option<u64>,
+    /// Where the records of a small one's lines begin, once its result is being made.
+    pub answers: HashMap<u64, u64>,
     /// Line records from when the file was small, until they are in its journal.
     pub seeds: Vec<String>,
 }

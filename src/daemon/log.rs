@@ -254,3 +254,86 @@ pub fn parse_line(payload: &str) -> Result<(JobId, Settled), String> {
     let (job, line) = split_line(payload).ok_or("it is no record of a line")?;
     Ok((job, Settled::parse(&line)?))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::journal::key::of_request;
+    use crate::journal::{Key, Line};
+    use crate::line::completion::Flags;
+    use crate::line::{ErrorCode, Failure, Outcome};
+    use proptest::prelude::*;
+
+    fn claim() -> Claim {
+        let stamp = Stamp { inode: 7, bytes: 3, modified_ns: 5, changed_ns: 6, owner: 1000 };
+        let plan = Plan {
+            model: Some("m".to_owned()),
+            system: None,
+            params: vec![("seed".to_owned(), "1".to_owned())],
+            format: Some(crate::line::Format::Raw),
+            merge: None,
+            whole: false,
+            text: false,
+            result_name: Bytes(b"p.out.jsonl".to_vec()),
+        };
+        Claim {
+            job: 17,
+            path: Bytes(b"a/p.jsonl".to_vec()),
+            stamp,
+            sha256: "aa".to_owned(),
+            kind: Kind::Lines,
+            plan,
+            from: Some(3),
+            retry_failed: false,
+            at_seconds: 9,
+            held: Held::Here(Bytes(b"\"x\"".to_vec())),
+        }
+    }
+
+    #[test]
+    fn notes_are_a_contract() {
+        let mut record = Vec::new();
+        let note = Note::Claim(claim());
+        note.push(&mut record);
+        let golden = concat!(
+            r#"{"claim":{"job":17,"path":"a/p.jsonl","stamp":{"inode":7,"bytes":3,"modified_ns":5,"changed_ns":6,"#,
+            r#""owner":1000},"sha256":"aa","kind":"lines","plan":{"model":"m","params":[["seed","1"]],"format":"raw","#,
+            r#""whole":false,"text":false,"result_name":"p.out.jsonl"},"from":3,"at_seconds":9,"#,
+            r#""held":{"here":"\"x\""}}}"#
+        );
+        assert_eq!(String::from_utf8(record).unwrap(), golden);
+        assert!(matches!(Record::parse(golden).unwrap(), Record::Note(parsed) if *parsed == note));
+        let strike = r#"{"strike":{"path":{"base64":"/w=="},"stamp":{"inode":7,"bytes":3,"modified_ns":5,"changed_ns":6,"owner":1000},"count":2}}"#;
+        assert!(
+            matches!(Record::parse(strike).unwrap(), Record::Note(note) if matches!(&*note, Note::Strike { path, count: 2, .. } if path.0 == b"\xff"))
+        );
+    }
+
+    #[test]
+    fn a_line_record_says_whose_it_is_and_is_otherwise_a_journals() {
+        let key = Key { hash: of_request(b"a"), nth: 1 };
+        let line = Line { line: 4, key, form: None, correlation: None };
+        let outcome =
+            Outcome { result: Err(Failure::new(ErrorCode::Timeout, "a \"b\", {c}")), attempts: 2, seconds: 0.5 };
+        let (mut alone, mut owned) = (Vec::new(), Vec::new());
+        line.push_outcome(&mut alone, Some("m"), Flags::default(), &outcome);
+        push_line(&mut owned, 17, |record| line.push_outcome(record, Some("m"), Flags::default(), &outcome));
+        let (alone, owned) = (String::from_utf8(alone).unwrap(), String::from_utf8(owned).unwrap());
+        assert!(owned.starts_with(r#"{"job":17,"line":4,"#), "{owned}");
+        assert_eq!(split_line(&owned), Some((17, alone)));
+        assert!(matches!(Record::parse(&owned).unwrap(), Record::Line(17, head) if head.key == key && head.line == 4));
+        assert_eq!(parse_line(&owned).unwrap().1.head.key, key);
+        for strange in [r#"{"job":17,"note":1}"#, r#"{"job":-1,"line":4}"#, "{}", ""] {
+            assert!(Record::parse(strange).is_err(), "{strange}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_come_back_as_they_were(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let text = serde_json::to_string(&Bytes(bytes.clone())).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Bytes>(&text).unwrap().0, bytes);
+        }
+    }
+}

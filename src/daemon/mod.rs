@@ -60,6 +60,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::config::{Config, Verbosity};
@@ -93,6 +94,22 @@ const STANDBY_LOOK: Duration = Duration::from_secs(1);
 /// Results that are nearly there are waited for so long at the end.
 const ENDING_MAX: Duration = Duration::from_secs(5);
 
+/// What has to stand before a first record, when that is one of a spool's log: nothing, if it is the header itself.
+/// `None` for every other record.
+pub fn missing_header(payload: &str) -> Option<Option<Vec<u8>>> {
+    match log::Record::parse(payload) {
+        Ok(log::Record::Note(note)) if matches!(*note, log::Note::Spool { .. }) => Some(None),
+        // Who holds it is said in journals, too.
+        Ok(log::Record::Note(note)) if matches!(*note, log::Note::Owner { .. }) => None,
+        Ok(_) => {
+            let mut header = Vec::new();
+            log::Note::header(0, 1).push(&mut header);
+            Some(Some(header))
+        }
+        Err(_) => None,
+    }
+}
+
 /// What the daemon needs of the process around it.
 pub struct Outside {
     /// Reads the configuration anew, as the command line and the environment have it.
@@ -105,6 +122,9 @@ pub struct Outside {
 pub async fn run(config: Config, outside: Outside) -> Result<Exit, Stop> {
     let shutdown = Shutdown::default();
     listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
+    // From the first moment: whoever hangs up means no harm.
+    let hangups =
+        signal(SignalKind::hangup()).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     archive::prepare(&config)?;
     let accounts: Rc<[Account]> = Account::all(&config)?.into();
@@ -123,7 +143,7 @@ pub async fn run(config: Config, outside: Outside) -> Result<Exit, Stop> {
     let Some(seats) = open_all(&shared, &mut supervision).await? else { return Ok(Exit::Answered) };
     supervision.ready("running");
     tracing::info!(spools = seats.len(), "running");
-    let desk = Desk::new(seats, Rc::clone(&shared), inbox, supervision, outside, Rc::clone(&accounts))?;
+    let desk = Desk::new(seats, Rc::clone(&shared), inbox, supervision, outside, Rc::clone(&accounts), hangups);
     let daemon = Daemon { desk: RefCell::new(desk), shared, shutdown };
     daemon.run(&accounts).await
 }

@@ -126,3 +126,49 @@ impl Plan {
         blocks.iter().flat_map(|block| block.take(&mut |line, found| understanding.of(line, found))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn plan(kind: Kind, form: Option<InputForm>) -> Plan {
+        let defaults = Defaults { model: Some("m".to_owned()), ..Defaults::default() };
+        Plan::new(kind, Wishes { defaults, form, ..Wishes::default() }, Bytes(Vec::new()))
+    }
+
+    fn prompts(plan: &Plan, contents: &str) -> Vec<(u64, bool)> {
+        plan.read(contents.as_bytes(), 100).iter().map(|read| (read.line, read.request.is_ok())).collect()
+    }
+
+    #[test]
+    fn the_kind_of_a_file_says_what_a_record_is() {
+        let lines = "{\"prompt\":\"a\"}\n\nno json\n\"b\"";
+        assert_eq!(prompts(&plan(Kind::Lines, None), lines), [(1, true), (3, false), (4, true)]);
+        assert_eq!(prompts(&plan(Kind::One, None), "\u{feff}{\n \"prompt\":\n \"a\"\n}\n"), [(1, true)]);
+        assert_eq!(prompts(&plan(Kind::One, None), lines), [(1, false)]);
+        assert_eq!(prompts(&plan(Kind::Text, None), "two\nlines\n"), [(1, true)]);
+        assert_eq!(prompts(&plan(Kind::Text, Some(InputForm::Text)), "two\n\nlines\n"), [(1, true), (3, true)]);
+        assert_eq!(prompts(&plan(Kind::Text, None), &"x".repeat(101)), [(1, false)]);
+        for kind in [Kind::Lines, Kind::One, Kind::Text] {
+            assert_eq!(prompts(&plan(kind, None), "\n \r\n"), []);
+        }
+        let only_prompt = plan(Kind::Text, None);
+        assert!(only_prompt.is_one_prompt() && only_prompt.style().format == Some(Format::Text));
+        assert!(!plan(Kind::Text, Some(InputForm::Text)).is_one_prompt());
+    }
+
+    #[test]
+    fn a_plan_comes_back_from_the_log_as_it_was() {
+        let defaults = Defaults {
+            model: Some("m".to_owned()),
+            system: Some("s".to_owned()),
+            params: vec![("seed".to_owned(), RawValue::from_string("1e400".to_owned()).unwrap())],
+        };
+        let wishes = Wishes { defaults, merge: Some("answer".to_owned()), ..Wishes::default() };
+        let plan = Plan::new(Kind::Lines, wishes, Bytes(b"\xff".to_vec()));
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+        assert_eq!(plan.understanding(10).defaults.params[0].1.get(), "1e400");
+    }
+}

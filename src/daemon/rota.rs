@@ -74,6 +74,22 @@ impl<T> Rota<T> {
         self.owners.iter().any(|(_, things)| things.iter().any(&is_so))
     }
 
+    /// Takes out everything that is so.
+    pub fn take_out(&mut self, is_so: impl Fn(&T) -> bool) -> Vec<T> {
+        if !self.any(&is_so) {
+            return Vec::new();
+        }
+        let mut taken = Vec::new();
+        for (_, things) in &mut self.owners {
+            let (own, rest) = std::mem::take(things).into_iter().partition(&is_so);
+            *things = rest;
+            let own: VecDeque<T> = own;
+            taken.extend(own);
+        }
+        self.retain(|_| true);
+        taken
+    }
+
     /// Takes out what is not to be kept.
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         self.owners.iter_mut().for_each(|(_, things)| things.retain(&mut keep));

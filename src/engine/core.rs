@@ -171,6 +171,9 @@ impl<'a, T: Transport> Core<'a, T> {
         if let Some(concurrency) = mode.take_concurrency() {
             self.endpoint.limit.set_ceiling(concurrency);
         }
+        if mode.take_renewal() {
+            self.renew_token();
+        }
         if let Some((_, receiver)) = self.deltas.as_mut().filter(|_| mode.has_room())
             && let Poll::Ready(Some(delta)) = receiver.poll_recv(cx)
         {

@@ -57,6 +57,11 @@ pub trait Mode {
         None
     }
 
+    /// Whether the key should be read again now, because somebody says so.
+    fn take_renewal(&mut self) -> bool {
+        false
+    }
+
     /// A part of an answer, as it arrives. Asked for by [`Settings::deltas`].
     fn delta(&mut self, delta: Delta);
 

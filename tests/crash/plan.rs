@@ -19,7 +19,7 @@ pub fn count(all: usize, sample: usize) -> usize {
 /// Says something on stderr, whether or not the test's own output is caught.
 pub fn say(text: impl fmt::Display) {
     // In one piece, for others speak, too.
-    let _ = std::io::stderr().write_all(format!("crash: {text}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("tests: {text}\n").as_bytes());
 }
 
 /// The seed of this run: the same for all tests, and another every time, unless one is given.

@@ -13,10 +13,11 @@ use super::super::controls;
 use super::super::folder::Folder;
 use super::super::history::Open;
 use super::super::job::{Body, GivenUp};
-use super::super::log::{Bytes, Done, End, Note};
+use super::super::log::{Bytes, Done, End, JobId, Note};
 use super::super::names::{Name, cancel_name, classify, controlled};
 use super::super::stamp::Stamp;
-use super::{Occurrence, Queued, Spool, Wanted};
+use super::parts::{Queued, Wanted};
+use super::{Occurrence, Spool};
 use crate::journal::{Error, Keeper, frame};
 
 /// What came of a look at a control.
@@ -90,8 +91,8 @@ impl Spool {
         if self.is_claiming(input) {
             return Use::Later;
         }
-        if self.take_waiting(input) {
-            self.note_cancelled(input, stamp);
+        if let Some(queued) = self.take_waiting(input) {
+            self.note_cancelled(input, stamp, queued.source().0);
             return Use::Later;
         }
         // There is nothing to give up any more, or there never was.
@@ -99,24 +100,14 @@ impl Spool {
         if is_over || self.refused.contains_key(key) { Use::Done } else { Use::Later }
     }
 
-    /// Takes a file away from wherever it waits; whether it waited.
-    fn take_waiting(&mut self, path: &Arc<Path>) -> bool {
-        let queued = self.queue.len() + self.put_off.len() + self.waiting_large.len();
-        self.queue.retain(|queued| queued.path != *path);
-        self.put_off.retain(|(_, queued)| queued.path != *path);
-        self.waiting_large.retain(|queued| queued.path != *path);
-        let is_fewer = self.queue.len() + self.put_off.len() + self.waiting_large.len() < queued;
-        let was_aside = [self.unripe.remove(path).is_some(), self.missing.remove(path).is_some()];
-        let was_blocked = self.blocked.remove(path).is_some();
-        is_fewer || was_blocked || was_aside.contains(&true)
-    }
-
     /// A file that is not open is given up.
-    fn note_cancelled(&mut self, input: &Path, stamp: Stamp) {
+    fn note_cancelled(&mut self, input: &Path, stamp: Stamp, source: Option<JobId>) {
         let key = input.as_os_str().as_bytes();
-        let empty = Done {
-            // Answers of a job that was under way are found by its number.
-            job: self.suspended.remove(key).unwrap_or_else(|| self.new_job()),
+        // Answers of a job that was under way are found by its number.
+        let source = source.or_else(|| self.suspended.remove(key));
+        let folder = self.folder_of_open(source);
+        let own = Done {
+            job: source.unwrap_or_else(|| self.new_job()),
             path: Bytes::of_path(input),
             stamp,
             sha256: String::new(),
@@ -125,7 +116,7 @@ impl Spool {
             failed: 0,
             result: None,
             result_name: Bytes(Vec::new()),
-            folder: None,
+            folder,
             at_seconds: super::telling::now_seconds(),
         };
         let (before, log_path) = (self.done.get(key).copied(), self.log_path.clone());
@@ -134,9 +125,14 @@ impl Spool {
             let done = match before {
                 Some(before) => {
                     let before = Answers::open(&log_path)?.done(before.done_at)?;
-                    Done { stamp, end: End::Cancelled, at_seconds: empty.at_seconds, ..before }
+                    let (job, folder) = match source {
+                        // It has what was answered before, too.
+                        Some(job) => (job, own.folder.or(before.folder)),
+                        None => (before.job, before.folder),
+                    };
+                    Done { job, folder, stamp, end: End::Cancelled, at_seconds: own.at_seconds, ..before }
                 }
-                None => empty,
+                None => own,
             };
             commit(keeper, done)
         });
@@ -169,11 +165,12 @@ impl Spool {
         if self.is_claiming(input) {
             return Use::Later;
         }
-        self.take_waiting(input);
+        let waited = self.take_waiting(input).and_then(|queued| queued.source().0);
         self.refused.remove(key);
         self.strikes.remove(key);
         self.retrying.insert(Arc::clone(input));
-        let how = Wanted::Fresh { from: self.suspended.get(key).copied(), retry_failed: true };
+        let from = waited.or_else(|| self.suspended.get(key).copied());
+        let how = Wanted::Fresh { from, retry_failed: true };
         self.enqueue(Queued { path: Arc::clone(input), kind, stamp, how });
         Use::Later
     }

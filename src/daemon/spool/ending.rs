@@ -5,28 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::answers::Answers;
-use super::super::archive;
-use super::super::claim::{Reply, no_model};
-use super::super::folder::Folder;
 use super::super::job::{Body, GivenUp, Job};
-use super::super::large;
 use super::super::log::{Done, End, JobId};
-use super::super::names;
 use super::super::render::{self, Hindrance, Outcomes, Ready, Rendering, Source, Ticket};
 use super::super::status::{JobState, Reject};
+use super::super::{large, names};
+use super::finding::count;
+use super::parts::Queued;
 use super::telling::{now_seconds, rfc3339};
-use super::{HANDS_MAX, Occurrence, Queued, RENDERED_AT_ONCE, Spool, Wanted};
+use super::{HANDS_MAX, Occurrence, RENDERED_AT_ONCE, Spool};
 use crate::journal;
 use crate::line::escape::shown;
 
 /// A file that went away is given up after this time: some editors take the old file away before the new one is there.
 const GONE_FOR_GOOD: Duration = Duration::from_secs(2);
-/// A file that met trouble of its own is tried again after this time, at first and at most.
-const PUT_OFF_MIN: Duration = Duration::from_secs(2);
-const PUT_OFF_MAX: Duration = Duration::from_secs(120);
-/// How often it is looked whether a result's name has become free.
-const BLOCKED_LOOK: Duration = Duration::from_secs(1);
 
 impl Spool {
     /// Looks whether a small job's last line was settled, or nothing of a job that was given up is under way any more.
@@ -42,19 +34,6 @@ impl Spool {
         let Body::Small(small) = &job.body else { return };
         if small.is_settled() && job.claim_at != 0 {
             self.settled.push_back((slot, job.id));
-        }
-    }
-
-    /// Large jobs whose runs are over.
-    pub(super) fn end_larges(&mut self) {
-        for slot in 0..self.jobs.len() {
-            let Some(job) = self.jobs[slot].as_mut() else { continue };
-            let given_up = job.given_up.is_some();
-            match &mut job.body {
-                Body::Large(large) if !large.is_asked() && (given_up || large.is_over()) => {}
-                _ => continue,
-            }
-            self.end_large(slot as u32, !given_up);
         }
     }
 
@@ -80,7 +59,7 @@ impl Spool {
         }
     }
 
-    fn rendering(&mut self, slot: u32, id: JobId) -> Option<Rendering> {
+    pub(super) fn rendering(&mut self, slot: u32, id: JobId) -> Option<Rendering> {
         let job = self.job(slot, id).filter(|job| job.given_up.is_none() && job.claim_at != 0)?;
         let Body::Small(small) = &job.body else { return None };
         if !small.is_settled() {
@@ -88,6 +67,7 @@ impl Spool {
         }
         let (lines, count) = (small.records(), small.len() as u64);
         let done = job.done(End::Published, count, 0, None, now_seconds());
+        job.answers = small.answers();
         job.body = Body::Ending;
         Some(Rendering {
             ticket: (slot, job.id),
@@ -145,31 +125,6 @@ impl Spool {
         }
     }
 
-    /// A large job came to its end.
-    pub(super) fn ended(&mut self, slot: u32, id: JobId, ended: large::Ended) {
-        let Some(job) = self.job(slot, id) else { return };
-        let (account, held) = (job.account, std::mem::take(&mut job.held));
-        *self.freed.entry(account).or_default() += held;
-        let Some(job) = self.job(slot, id) else { return };
-        let (path, stamp, folder) = (Arc::clone(&job.path), job.stamp, job.folder);
-        match ended {
-            large::Ended::Published { result, lines, failed } => {
-                let done =
-                    Done { result: Some(result), ..job.done(End::Published, lines, failed, folder, now_seconds()) };
-                self.note_done(done);
-            }
-            large::Ended::PutAway if job.given_up.is_some() => self.end_given_up(slot),
-            large::Ended::PutAway => self.requeue(slot),
-            large::Ended::NoModel => {
-                self.drop_job(slot);
-                if let Reply::Rejected { code, message, way_out } = no_model() {
-                    self.reject(&path, stamp, code, message, way_out);
-                }
-            }
-            large::Ended::Hindered(hindrance) => self.hindered((slot, id), hindrance),
-        }
-    }
-
     /// A note of an end is durable.
     pub(super) fn noted(&mut self, noted: Result<Box<render::Ended>, journal::Error>) {
         let (done, at) = match noted {
@@ -180,25 +135,28 @@ impl Spool {
         let own = self.by_path.get(&path).copied().filter(|slot| self.job(*slot, done.job).is_some());
         match own {
             Some(slot) => self.finished(slot, &done, at),
-            None => self.remember(&done, at),
+            None => {
+                self.remember(&done, at);
+                if done.end == End::Cancelled {
+                    self.tell_cancelled(&done);
+                }
+            }
         }
     }
 
-    fn remember(&mut self, done: &Done, at: u64) {
+    pub(super) fn remember(&mut self, done: &Done, at: u64) {
         let mut history = super::History::default();
         history.done(at, done);
         let before = history.done.iter().next().and_then(|(path, _)| self.done.get(path)).copied();
         if let Some(before) = before {
-            self.files.done -= 1;
-            self.files.failed -= u64::from(before.has_failures);
+            count(&mut self.files, &before, -1);
         }
-        self.files.done += 1;
-        self.files.failed += u64::from(done.failed > 0);
+        history.done.values().for_each(|ended| count(&mut self.files, ended, 1));
         self.done.extend(history.done);
     }
 
     /// A job has ended durably.
-    fn finished(&mut self, slot: u32, done: &Done, at: u64) {
+    pub(super) fn finished(&mut self, slot: u32, done: &Done, at: u64) {
         self.log_bytes = self.log_bytes.max(at);
         self.remember(done, at);
         if self.job(slot, done.job).is_none() {
@@ -235,7 +193,7 @@ impl Spool {
     }
 
     /// Frees a job's place.
-    fn put_away(&mut self, slot: u32, job: Job) {
+    pub(super) fn put_away(&mut self, slot: u32, job: Job) {
         self.by_path.remove(&job.path);
         self.free_place(slot);
         self.give_share_back(job.share);
@@ -248,7 +206,7 @@ impl Spool {
         }
     }
 
-    fn end_given_up(&mut self, slot: u32) {
+    pub(super) fn end_given_up(&mut self, slot: u32) {
         let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         match job.given_up {
             Some(GivenUp::Cancelled) => {
@@ -265,13 +223,17 @@ impl Spool {
                 self.remove_status(&path);
                 self.drop_job(slot);
                 self.suspended.insert(path.as_os_str().as_bytes().into(), id);
+                if let Some((kind, stamp)) = self.dirty.remove(&path) {
+                    // It came back meanwhile.
+                    self.input(path, kind, stamp);
+                }
             }
             None => {}
         }
     }
 
     /// Something stands between a job and its end.
-    fn hindered(&mut self, (slot, id): Ticket, hindrance: Hindrance) {
+    pub(super) fn hindered(&mut self, (slot, id): Ticket, hindrance: Hindrance) {
         let Some(job) = self.job(slot, id) else { return };
         let (path, stamp, kind) = (Arc::clone(&job.path), job.stamp, job.kind);
         if job.given_up.is_some() && !matches!(hindrance, Hindrance::Gone) {
@@ -299,73 +261,6 @@ impl Spool {
                 self.end_given_up(slot);
             }
             Hindrance::Failed(message) => self.put_off(slot, message),
-        }
-    }
-
-    /// A job that has its answers, and no name for its result, waits outside.
-    fn requeue_blocked(&mut self, slot: u32) {
-        if let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) {
-            self.suspended.insert(job.path.as_os_str().as_bytes().into(), job.id);
-            self.put_away(slot, job);
-        }
-    }
-
-    /// Files whose results' names were taken: those that are free now are run, or go on.
-    fn look_at_blocked(&mut self, now: Instant) {
-        if self.blocked.is_empty() || self.blocked_looked.is_some_and(|at| now.duration_since(at) < BLOCKED_LOOK) {
-            return;
-        }
-        self.blocked_looked = Some(now);
-        let is_free = |target: &Path| {
-            let Some(name) = target.file_name() else { return false };
-            Folder::of(&self.root, target).is_ok_and(|folder| folder.is_free(name))
-        };
-        let freed: Vec<_> =
-            self.blocked.iter().filter(|(_, (_, target))| is_free(target)).map(|(path, _)| Arc::clone(path)).collect();
-        for path in freed {
-            self.remove_status(&path);
-            if let Some((queued, _)) = self.blocked.remove(&path) {
-                self.enqueue(queued);
-            }
-        }
-    }
-
-    /// A job met trouble that is its own: it is tried again, later each time, and its status says so.
-    pub(super) fn put_off(&mut self, slot: u32, message: String) {
-        if let Some(queued) = self.take_back(slot) {
-            self.put_off_queued(queued, message);
-        }
-    }
-
-    /// The same for one that was not begun.
-    pub(super) fn put_off_queued(&mut self, queued: Queued, message: String) {
-        let before = self.put_off_waits.get(&queued.path).copied();
-        let wait = before.map_or(PUT_OFF_MIN, |wait| (wait * 2).min(PUT_OFF_MAX));
-        self.put_off_waits.insert(Arc::clone(&queued.path), wait);
-        tracing::warn!(file = shown(&queued.path), "{message}; tried again in {} s", wait.as_secs());
-        let way_out = format!("it is tried again every {} s, until the cause is mended", wait.as_secs());
-        self.tell_hindered(&queued.path, queued.stamp.owner, message, way_out);
-        self.put_off.push((Instant::now() + wait, queued));
-    }
-
-    fn look_at_put_off(&mut self, now: Instant) {
-        let (due, later) = std::mem::take(&mut self.put_off).into_iter().partition(|(at, _)| *at <= now);
-        self.put_off = later;
-        let due: Vec<(Instant, Queued)> = due;
-        due.into_iter().for_each(|(_, queued)| self.enqueue(queued));
-    }
-
-    /// Nothing of this spool runs, until the cause is mended.
-    pub(super) fn pause(&mut self, reason: String) {
-        if self.trouble.as_ref() != Some(&reason) {
-            tracing::warn!("paused: {reason}");
-        }
-        self.trouble = Some(reason);
-    }
-
-    pub(super) fn resume(&mut self) {
-        if self.trouble.take().is_some() {
-            tracing::info!("going on");
         }
     }
 
@@ -397,72 +292,6 @@ impl Spool {
         self.go_on();
     }
 
-    /// Has a log that has grown written anew, when nothing runs that has its places in it.
-    fn renew_log(&mut self) {
-        let has_grown = self.log_bytes >= self.renew_at_bytes;
-        let is_resume = |queued: &Queued| matches!(queued.how, Wanted::Resume { .. });
-        let is_still = has_grown
-            && self.is_still()
-            && self.claiming.is_empty()
-            && !self.renewing
-            && !self.queue.any(is_resume)
-            && !self.put_off.iter().any(|(_, queued)| is_resume(queued))
-            && !self.unripe.values().any(is_resume);
-        let Some(log) = self.log.as_mut().filter(|log| has_grown && is_still && log.is_settled()) else { return };
-        let (store, holder) = (self.store.clone(), self.holder.clone());
-        let config = self.shared.config();
-        let retain = config.daemon.as_ref().map_or(Duration::ZERO, |daemon| daemon.retain);
-        let (tell, index) = (self.shared.tell.clone(), self.index);
-        let handed = log.hand_over(move |keeper| {
-            let renewed = store.renew(keeper, &holder, retain).map(|history| Box::new((history, keeper.bytes())));
-            let _ = tell.send((index, Occurrence::Renewed(renewed)));
-        });
-        match handed {
-            Ok(()) => self.renewing = true,
-            Err(error) => self.fail(error),
-        }
-    }
-
-    pub(super) fn renewed(&mut self, renewed: Result<Box<(super::History, u64)>, journal::Error>) {
-        self.renewing = false;
-        match renewed {
-            Ok(renewed) => {
-                let (history, bytes) = *renewed;
-                tracing::info!(bytes, "the log was written anew");
-                self.log_bytes = bytes;
-                self.renew_at_bytes = super::RENEW_BYTES_MIN.max(2 * bytes);
-                self.log_path = self.store.log(history.generation);
-                self.generation = history.generation;
-                self.done = history.done;
-                self.own_results.extend(history.own_results);
-                self.claimer.set_log(self.log_path.clone());
-            }
-            Err(error) => self.fail(error),
-        }
-    }
-
-    /// Moves a finished input and its result away, where that is wished.
-    fn archive(&mut self, done: &Done) {
-        let config = self.shared.config();
-        let Some(archive) = config.daemon.as_ref().and_then(|daemon| daemon.archive.clone()) else { return };
-        if done.end == End::Published {
-            let (root, done) = (self.root.clone(), done.clone());
-            self.clerk.ask(move || archive::put_away(&root, &archive, &done));
-        }
-    }
-
-    /// The same for a file that was done before, and is still there.
-    pub(super) fn archive_again(&mut self, ended: &super::Ended) {
-        let config = self.shared.config();
-        let Some(archive) = config.daemon.as_ref().and_then(|daemon| daemon.archive.clone()) else { return };
-        let (root, log, at) = (self.root.clone(), self.log_path.clone(), ended.done_at);
-        self.clerk.ask(move || {
-            if let Ok(done) = Answers::open(&log).and_then(|mut answers| answers.done(at)) {
-                archive::put_away(&root, &archive, &done);
-            }
-        });
-    }
-
     /// Writes down why a file is not taken.
     pub(super) fn reject(
         &mut self,
@@ -484,84 +313,6 @@ impl Spool {
         self.attend(path, stamp.owner, JobState::Rejected, Some(message), Some(way_out));
         let Some(name) = path.file_name() else { return };
         self.write_beside(path.with_file_name(names::reject_name(name)), reject);
-    }
-
-    /// Gives everything up for now: what is settled is in the log, and the next start goes on.
-    pub async fn close(&mut self) -> Result<(), journal::Error> {
-        self.scanner = None;
-        match self.log.take() {
-            Some(log) => log.close(false).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Puts away what the engine has forgotten: after a halt every job of the account goes on from the log.
-    pub fn suspend(&mut self, account: usize) {
-        for slot in 0..self.jobs.len() as u32 {
-            let Some(job) = self.jobs[slot as usize].as_mut().filter(|job| job.account == account) else { continue };
-            match &mut job.body {
-                Body::Small(small) if small.asked > 0 => {
-                    small.forget_asked();
-                    if job.given_up.is_some() {
-                        self.end_if_settled(slot);
-                    } else if self.pipe[slot as usize] == 0 {
-                        self.requeue(slot);
-                    } else {
-                        job.put_back = true;
-                    }
-                }
-                Body::Large(large) => {
-                    large.forget_asked();
-                    self.end_large(slot, false);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Ends the run of a large job: with its result, or to be gone on with.
-    fn end_large(&mut self, slot: u32, publishes: bool) {
-        let config = self.shared.config();
-        let tell = self.tell();
-        let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        let Body::Large(mut mode) = std::mem::replace(&mut job.body, Body::Ending) else { return };
-        *self.freed.entry(job.account).or_default() += mode.take_freed();
-        // What it still holds comes free when its journal was closed.
-        job.held = mode.held();
-        let ending = large::Ending {
-            mode,
-            root: self.root.clone(),
-            path: Arc::clone(&job.path),
-            stamp: job.stamp,
-            plan: Arc::clone(&job.plan),
-            replaces: job.replaces.clone(),
-            counts: Arc::clone(&job.counts),
-            how: self.how,
-            line_bytes_max: config.limits.line_bytes_max,
-            shutdown: self.shared.shutdown.clone(),
-            drain: config.clocks.drain,
-            publishes,
-        };
-        let id = job.id;
-        tokio::spawn(async move {
-            let ended = large::end(ending).await;
-            tell(Occurrence::Ended(slot, id, Box::new(ended)));
-        });
-    }
-
-    /// Puts the runs of large jobs away, for the daemon's end.
-    pub fn put_large_ones_away(&mut self) {
-        for slot in 0..self.jobs.len() as u32 {
-            if self.jobs[slot as usize].as_ref().is_some_and(|job| matches!(job.body, Body::Large(_))) {
-                self.end_large(slot, false);
-            }
-        }
-    }
-
-    /// Whether anything is on its way that a short wait brings to its end.
-    pub fn is_ending(&self) -> bool {
-        let ending = |job: &Job| matches!(job.body, Body::Ending | Body::Opening);
-        self.hands > 0 || self.publishing || self.jobs.iter().flatten().any(ending)
     }
 }
 

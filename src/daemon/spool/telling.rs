@@ -115,6 +115,19 @@ impl Spool {
         self.write_status(path, status);
     }
 
+    /// A file was given up that had no job.
+    pub(super) fn tell_cancelled(&mut self, done: &Done) {
+        let path = done.path.path();
+        let row = JobStatus {
+            message: Some("its owner gave it up".to_owned()),
+            ..row(path.to_string_lossy().into_owned(), done.stamp.owner, JobState::Cancelled)
+        };
+        self.attention.retain(|other| other.path != row.path);
+        self.attention.push_front(row.clone());
+        self.attention.truncate(ROWS_MAX);
+        self.write_status(&path, row);
+    }
+
     /// Removes the status and reject files that an earlier end may have left.
     pub(super) fn remove_status(&self, path: &Path) {
         let Some(name) = path.file_name() else { return };
@@ -129,6 +142,9 @@ impl Spool {
 
     /// Writes the status files that are due.
     pub(super) fn write_statuses(&mut self, now: Instant) {
+        if self.doubtful || self.trouble.is_some() {
+            return;
+        }
         let mut due = Vec::new();
         for job in self.jobs.iter_mut().flatten() {
             let is_old = now.duration_since(job.began) >= STATUS_AFTER;
@@ -206,7 +222,6 @@ impl Spool {
             stale: self.stale.len() as u64,
             blocked: self.blocked.len() as u64,
             rejected: self.refused.len() as u64,
-            cancelled: self.attention.iter().filter(|row| row.state == JobState::Cancelled).count() as u64,
             ..self.files
         }
     }

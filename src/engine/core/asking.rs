@@ -51,6 +51,8 @@ pub struct Asking {
     token_wait: Option<TokenWait>,
     token_was_accepted: bool,
     generation: u32,
+    /// A new token was read while the old one was waited out, and has yet to be tried.
+    renewed: bool,
     fresh: Option<Fresh>,
     nothing_listed: bool,
 }
@@ -255,6 +257,14 @@ impl<T: Transport> Core<'_, T> {
         self.halt_run(token_halt(&message), mode);
     }
 
+    /// Reads the key again. Requests that were refused with the old one say nothing of the new one.
+    pub(super) fn renew_token(&mut self) {
+        if self.transport.renew_token() == Ok(true) {
+            self.asking.generation += 1;
+            self.asking.renewed = self.asking.token_wait.is_some();
+        }
+    }
+
     pub(super) fn look_after_token<M: Mode>(&mut self, now: Duration, mode: &mut M) {
         let free = self.errand.is_none();
         let Some(wait) = self.asking.token_wait.as_mut().filter(|wait| !wait.trying && now >= wait.look_at) else {
@@ -267,7 +277,8 @@ impl<T: Transport> Core<'_, T> {
         }
         wait.look_at = now + TOKEN_LOOK;
         // A file that cannot be read just now is being replaced.
-        if free && self.transport.renew_token() == Ok(true) {
+        if free && (self.asking.renewed || self.transport.renew_token() == Ok(true)) {
+            self.asking.renewed = false;
             wait.trying = true;
             self.asking.generation += 1;
             self.start_errand(Page::Models);
