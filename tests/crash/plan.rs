@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -59,6 +60,21 @@ impl Dice {
         let wanted: std::collections::BTreeSet<usize> = places.into_iter().take(sample).collect();
         cases.into_iter().enumerate().filter(|(place, _)| wanted.contains(place)).map(|(_, case)| case).collect()
     }
+}
+
+/// Goes through cases, and counts those of which `try_one` says so. Of a sample the first failure is the test's; when
+/// everything is tried, the others are, too, and all failures are told at the end.
+pub fn try_each<T>(cases: &[T], mut try_one: impl FnMut(&T) -> bool) -> usize {
+    let (mut count, mut failed) = (0, 0);
+    for case in cases {
+        match catch_unwind(AssertUnwindSafe(|| try_one(case))) {
+            Ok(counts) => count += usize::from(counts),
+            Err(panic) if !is_all() => resume_unwind(panic),
+            Err(_) => failed += 1,
+        }
+    }
+    assert!(failed == 0, "{failed} of {} cases failed: each has said above how", cases.len());
+    count
 }
 
 impl Drop for Dice {
