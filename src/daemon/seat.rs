@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::OpenError;
 use super::spool::{Shared, Spool};
+use super::store::Visit;
 use crate::engine::Slot;
 use crate::exit::Stop;
 use crate::journal::Error;
@@ -160,7 +161,7 @@ impl Seat {
         let (root, shared) = (self.root.clone(), Rc::clone(shared));
         self.state = State::Opening(Box::pin(async move {
             sleep(AGAIN).await;
-            super::open(root, shared).await
+            super::open(root, shared, Visit::Again).await
         }));
     }
 }

@@ -34,6 +34,15 @@ use crate::line::escape::shown;
 /// The service's own folder in a spool.
 pub const FOLDER: &str = ".anvil";
 
+/// How often this process has opened a spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// Not yet.
+    First,
+    /// Before: where there is no folder of ours now, something else has the name, as when the spool was unmounted.
+    Again,
+}
+
 /// The paths in a spool's own folder.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -52,10 +61,12 @@ pub struct Found {
 }
 
 impl Store {
-    /// The folder of this spool; made when it is not there.
-    pub fn open(spool: &Path) -> Result<Store, Stop> {
+    /// The folder of this spool; made when it is not there, and this is the first time that it is opened.
+    pub fn open(spool: &Path, visit: Visit) -> Result<Store, Stop> {
         let folder = spool.join(FOLDER);
-        make_folder(&folder, 0o711)?;
+        if visit == Visit::First {
+            make_folder(&folder, 0o711)?;
+        }
         let metadata = folder.symlink_metadata().map_err(|error| io_stop("look at", &folder, &error))?;
         let me = rustix::process::geteuid().as_raw();
         if !metadata.is_dir() || metadata.uid() != me {

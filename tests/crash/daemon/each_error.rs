@@ -82,7 +82,8 @@ fn errors_at_each_call(story: fn() -> Story, sample: usize) {
         for errno in ERRNOS {
             // Each call's first failure may be its last one, or not. Whenever a large file is tried again, it is by a
             // new thread, which makes the call as often.
-            let is_large = |path: &PathBuf| ["/jobs/", "d.out.jsonl"].iter().any(|part| path.to_string_lossy().contains(part));
+            let is_large =
+                |path: &PathBuf| ["/jobs/", "d.out.jsonl"].iter().any(|part| path.to_string_lossy().contains(part));
             let lasts = dice.one_in(8) || site.path.as_ref().is_some_and(is_large);
             faults.push(Fault { site: site.clone(), errno, lasts });
         }
