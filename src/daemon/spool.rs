@@ -137,6 +137,8 @@ pub struct Spool {
     renew_at_bytes: u64,
     /// How long the log is, as far as is known.
     log_bytes: u64,
+    /// Failed lines of the files that this process has ended.
+    failed_lines: u64,
     attention: VecDeque<JobStatus>,
     files: FileCounts,
     /// Why nothing of this spool runs.
@@ -238,6 +240,7 @@ impl Spool {
             renewing: false,
             renew_at_bytes: RENEW_BYTES_MIN,
             log_bytes: 0,
+            failed_lines: 0,
             attention: VecDeque::new(),
             files: FileCounts::default(),
             trouble: None,
@@ -325,7 +328,7 @@ impl Spool {
         let is_refused = !self.refused.is_empty() || !self.blocked.is_empty();
         match () {
             () if !self.put_off.is_empty() => Exit::Resumable,
-            () if is_refused => Exit::SomeFailed,
+            () if is_refused || self.failed_lines > 0 => Exit::SomeFailed,
             () => Exit::Answered,
         }
     }

@@ -158,6 +158,7 @@ impl Spool {
     /// A job has ended durably.
     pub(super) fn finished(&mut self, slot: u32, done: &Done, at: u64) {
         self.log_bytes = self.log_bytes.max(at);
+        self.failed_lines += done.failed;
         self.remember(done, at);
         if self.job(slot, done.job).is_none() {
             return;
