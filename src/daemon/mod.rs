@@ -91,6 +91,8 @@ const HALT_WAIT_MAX: Duration = Duration::from_secs(300);
 const HALT_LOOK: Duration = Duration::from_millis(500);
 /// Who waits for another's spool looks again after this time.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
+/// Giving the leases back may take so long, where a file system hangs.
+const CLOSING_MAX: Duration = Duration::from_secs(8);
 /// Results that are nearly there are waited for so long at the end.
 const ENDING_MAX: Duration = Duration::from_secs(5);
 
@@ -332,7 +334,10 @@ impl Daemon {
         if stop.is_none() && self.shutdown.level() < Level::Aborting {
             let _ = tokio::time::timeout(ENDING_MAX, desk.end()).await;
         }
-        let closed = desk.close().await;
+        let closed = tokio::time::timeout(CLOSING_MAX, desk.close()).await.unwrap_or_else(|_| {
+            Err(Stop::new(Exit::Io, "the file system does not answer: ended without giving the lease back")
+                .way_out("the next daemon takes it, and goes on from the log"))
+        });
         tracing::info!("ended");
         match (stop.or_else(|| desk.take_stop()), closed) {
             (Some(stop), _) | (None, Err(stop)) => Err(stop),
