@@ -37,7 +37,9 @@ impl Clerk {
     /// Waits until everything is done, but not for a file system that hangs.
     pub fn finish(&mut self) {
         let (done, is_done) = mpsc::channel();
-        self.ask(move || drop(done.send(())));
+        self.ask(move || {
+            let _ = done.send(());
+        });
         let _ = is_done.recv_timeout(FINISH_MAX);
         self.jobs = None;
     }

@@ -102,6 +102,7 @@ pub struct Spool {
     missing: HashMap<Arc<Path>, (Queued, Instant)>,
     /// Controls that cannot be honoured yet.
     controls: HashSet<PathBuf>,
+    controls_looked: Option<Instant>,
     /// Files that are to be run because of a `.retry`.
     retrying: HashSet<Arc<Path>>,
     blocked_looked: Option<Instant>,
@@ -215,6 +216,7 @@ impl Spool {
             dirty: HashMap::new(),
             missing: HashMap::new(),
             controls: HashSet::new(),
+            controls_looked: None,
             retrying: HashSet::new(),
             blocked_looked: None,
             put_off: Vec::new(),
