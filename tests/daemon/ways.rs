@@ -24,6 +24,7 @@ pub fn once_drains_and_ends_as_a_filter_would() {
     }
     bad.put("bad.jsonl", "{\n");
     let archive = archived.aside("archive");
+    std::fs::create_dir(&archive).unwrap();
     let with_archive = archived.daemon().args(["--once", "--archive"]).args([&archive]);
     let [first, second, third] =
         [good.daemon().args(["--once"]), bad.daemon().args(["--once"]), with_archive].map(Daemon::start);
