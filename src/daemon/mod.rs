@@ -78,7 +78,7 @@ use desk::{Desk, Front};
 use seat::Seat;
 use spool::{Occurrence, Shared, Spool};
 use status::DaemonState;
-use store::Store;
+use store::{Store, Visit};
 use supervision::Supervision;
 
 /// What comes from the threads, with the number of the spool.
@@ -156,7 +156,7 @@ async fn open_all(shared: &Rc<Shared>, supervision: &mut Supervision) -> Result<
     let (mut seats, mut is_ready, mut looks) = (Vec::new(), false, 0);
     for root in &daemon.spools {
         loop {
-            let wait = match open(root.clone(), Rc::clone(shared)).await {
+            let wait = match open(root.clone(), Rc::clone(shared), Visit::First).await {
                 Ok(spool) => {
                     seats.push(Seat::new(root.clone(), spool));
                     break;
@@ -205,9 +205,9 @@ impl From<OpenError> for Stop {
 }
 
 /// Takes a spool: its lease, its log, what is under way in it.
-async fn open(root: PathBuf, shared: Rc<Shared>) -> Result<Spool, OpenError> {
+async fn open(root: PathBuf, shared: Rc<Shared>, visit: Visit) -> Result<Spool, OpenError> {
     let retain = shared.config().daemon.as_ref().map_or(Duration::ZERO, |daemon| daemon.retain);
-    let store = Store::open(&root).map_err(OpenError::Stop)?;
+    let store = Store::open(&root, visit).map_err(OpenError::Stop)?;
     let begun = store.clone();
     let opened = Journal::start(&store.lease(), move || begun.begin(retain)).await;
     let (log, found) = opened.map_err(|error| match error {
@@ -267,7 +267,7 @@ impl Daemon {
     /// Serves an account until the daemon ends: a halt of its engine is waited out.
     async fn serve(&self, account: &Account) {
         let mut wait = HALT_WAIT_MIN;
-        while self.shutdown.level() == Level::Running {
+        while self.shutdown.level() == Level::Running && !self.desk.borrow_mut().has_drained() {
             let began = Instant::now();
             let halt = match account.client(&self.shared.config()) {
                 Ok(client) => {
@@ -316,8 +316,9 @@ impl Daemon {
                 () = tokio::time::sleep(HALT_LOOK) => {}
                 () = above_running(&self.shutdown) => return,
             }
-            let has_new_key = || halt.cause == HaltCause::TokenRejected && account.has_new_key();
-            if self.desk.borrow().reloads() != reloads || has_new_key() {
+            let config = self.shared.config();
+            let has_new_key = || halt.cause == HaltCause::TokenRejected && account.has_new_key(&config);
+            if self.desk.borrow().reloads() != reloads || has_new_key() || self.desk.borrow_mut().has_drained() {
                 return;
             }
         }

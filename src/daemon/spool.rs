@@ -249,6 +249,7 @@ impl Spool {
             failed: None,
         };
         spool.remember_ends();
+        spool.sweep();
         spool.note_strike(left_behind);
         spool.go_on_with(open);
         spool.scanner = Some(spool.start_scanner(&config)?);

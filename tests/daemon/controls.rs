@@ -84,27 +84,33 @@ fn a_retry_that_helps_nobody_costs_what_it_must() {
 fn a_cancel_ends_a_file_without_a_result() {
     let spool = Spool::slow(150);
     let daemon = spool.start();
-    for (name, count) in [("small", 60), ("large", 90)] {
-        let input = format!("{name}.jsonl");
-        spool.put(&input, lines(name, count));
-        spool.wait_in_flight(4);
-        touch(&spool, &format!("{input}.cancel"));
-        spool.wait_state(&input, "cancelled");
-        spool.wait("the end of the control", || (!spool.has(format!("{input}.cancel"))).then_some(()));
-        spool.wait_in_flight(0);
-        let asked = spool.sim.count("requests");
-        assert!(!spool.has(format!("{name}.out.jsonl")));
-        spool.pass(&format!("other-{name}"));
-        assert_eq!(spool.sim.count("requests"), asked + 1);
+    let files = [("small", 60), ("large", 90)];
+    for (name, count) in files {
+        spool.put(format!("{name}.jsonl"), lines(name, count));
+        spool.wait("its first request", || spool.prompts().contains(&format!("{name} 1")).then_some(()));
     }
+    for (name, _) in files {
+        touch(&spool, &format!("{name}.jsonl.cancel"));
+    }
+    for (name, _) in files {
+        spool.wait_state(&format!("{name}.jsonl"), "cancelled");
+        spool.wait("the end of the control", || (!spool.has(format!("{name}.jsonl.cancel"))).then_some(()));
+    }
+    spool.wait_in_flight(0);
+    let asked = spool.sim.count("requests");
+    assert!(!spool.has("small.out.jsonl") && !spool.has("large.out.jsonl"));
+    spool.pass("other");
+    assert_eq!(spool.sim.count("requests"), asked + 1);
     let asked = spool.sim.count("requests");
     daemon.stop().expect(0);
     let daemon = spool.start();
     spool.pass("later");
     assert_eq!(spool.sim.count("requests"), asked + 1, "it stays cancelled");
     // Asked for once more, it goes on from what it has.
-    for (name, count) in [("small", 60), ("large", 90)] {
+    for (name, _) in files {
         touch(&spool, &format!("{name}.jsonl.retry"));
+    }
+    for (name, count) in files {
         spool.wait_for_answers(&format!("{name}.out.jsonl"), name, count);
     }
     spool.nothing_asked_twice();
@@ -146,17 +152,18 @@ fn a_cancel_finds_a_file_wherever_it_is() {
 
 #[test]
 fn a_retry_during_the_run_is_heard_after_it() {
-    let spool = Spool::slow(200);
+    let spool = Spool::slow(150);
     let _daemon = spool.start();
-    for (name, count) in [("small", 10), ("large", 70)] {
+    let files = [("small", 10), ("large", 70)];
+    let failing = |name: &str| format!("sim:status=413*1 {name} 2");
+    for (name, count) in files {
         spool.put(format!("{name}.jsonl"), failing_once(name, count, &[2]));
-        spool.wait("its first failure", || {
-            spool.prompts().contains(&format!("sim:status=413*1 {name} 2")).then_some(())
-        });
+        spool.wait("its first failure", || spool.prompts().contains(&failing(name)).then_some(()));
         touch(&spool, &format!("{name}.jsonl.retry"));
+    }
+    for (name, _) in files {
         spool.wait("the second try", || {
-            let result = spool.text(format!("{name}.out.jsonl"))?;
-            result.contains(&format!("Echo: sim:status=413*1 {name} 2")).then_some(())
+            spool.text(format!("{name}.out.jsonl"))?.contains(&format!("Echo: {}", failing(name))).then_some(())
         });
         spool.wait("the end of the control", || (!spool.has(format!("{name}.jsonl.retry"))).then_some(()));
     }
@@ -172,8 +179,8 @@ fn a_cancelled_change_leaves_the_result_that_was_there() {
         let (input, result) = (format!("{name}.jsonl"), format!("{name}.out.jsonl"));
         spool.put(&input, lines(name, count));
         spool.wait_for_answers(&result, name, count);
-        let more = |tag: &str| lines(name, count) + &lines(&format!("{name}-{tag}"), 40);
-        spool.put(&input, more("given-up"));
+        let more = lines(name, count) + &lines(&format!("given-up {name}"), 40);
+        spool.put(&input, more);
         spool.wait_in_flight(4);
         touch(&spool, &format!("{input}.cancel"));
         spool.wait_state(&input, "cancelled");

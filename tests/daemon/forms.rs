@@ -15,7 +15,6 @@ fn every_form_gets_its_result_under_its_name() {
     spool.put("s.md", "# a prompt");
     spool.put("t.u.jsonl", lines("other", 60));
     spool.put("big.jsonl", lines("big", 150));
-    spool.wait_done(6);
     let result: Vec<Value> =
         spool.wait_for("p.out.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let shown: Vec<Value> = result
@@ -33,6 +32,7 @@ fn every_form_gets_its_result_under_its_name() {
     assert_eq!((&failed["failed"], &failed["codes"]), (&json!(1), &json!({ "bad_field": 1 })), "{failed}");
     let inputs = ["big.jsonl", "p.jsonl", "q.json", "r.txt", "s.md", "t.u.jsonl"];
     let results = ["big.out.jsonl", "p.out.jsonl", "q.json.out.jsonl", "r.txt.out.md", "s.md.out.md", "t.u.out.jsonl"];
+    spool.wait("the last of them", || (spool.names().len() >= 13).then_some(()));
     let mut names: Vec<&str> = inputs.into_iter().chain(results).chain(["p.jsonl.status.json"]).collect();
     names.sort_unstable();
     assert_eq!(spool.names(), names, "nothing else lies there");
@@ -50,7 +50,6 @@ fn what_holds_nothing_to_ask_has_a_result_all_the_same() {
     }
     spool.put("nothing.txt", "");
     spool.put("nothing.json", "");
-    spool.wait_done(6);
     for name in ["none.out.jsonl", "blank.out.jsonl", "nothing.json.out.jsonl", "nothing.txt.out.md"] {
         assert_eq!(spool.wait_for(name), "", "{name}");
     }
@@ -115,7 +114,10 @@ fn what_a_recipe_said_when_a_file_was_taken_holds_to_its_end() {
     let daemon = spool.start();
     spool.put("p.jsonl", lines("p", 12) + &prompt("sim:status=413"));
     spool.put("big.jsonl", lines("big", 70));
-    spool.wait_in_flight(4);
+    spool.wait("requests of both", || {
+        let prompts = spool.prompts();
+        ["p 1", "big 1"].iter().all(|text| prompts.iter().any(|prompt| prompt == text)).then_some(())
+    });
     spool.put("anvil.toml", "model = \"llama3.1:latest\"\n");
     daemon.kill();
     let _daemon = spool.start();

@@ -24,6 +24,7 @@
 //! | `disks` | a folder that goes away, a disk that is full or read-only |
 //! | `turns` | whose turn it is |
 //! | `ways` | `--once`, `--archive`, `--recursive`, `submit`, `status` |
+//! | `patient` | nothing of its own: runs what waits most of its time side by side |
 //!
 //! Helpers: `spool` (a folder with its service, and what must come of it), `tools` (how files get there), `needs` (what a
 //! test must have, and how much of it is done). `ANVIL_FILTER_TEST_SEED` repeats a sample. What needs root says on stderr
@@ -47,6 +48,7 @@ mod leases;
 mod manager;
 mod names;
 mod outages;
+mod patient;
 mod planted;
 mod refused;
 mod restart;

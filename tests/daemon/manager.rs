@@ -177,7 +177,7 @@ fn pings_cease_when_the_disk_hangs() {
 
 #[test]
 fn a_reload_raises_the_concurrency_and_loses_nothing() {
-    let spool = Spool::slow(200);
+    let spool = Spool::slow(120);
     let config = spool.aside("config.toml");
     std::fs::write(&config, "concurrency = 2\n").unwrap();
     let mut daemon = Daemon::watching(spool.daemon().args(["--config".as_ref(), config.as_os_str()]));

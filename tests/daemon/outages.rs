@@ -6,8 +6,7 @@ use serde_json::json;
 use crate::common::{Sim, prompt};
 use crate::spool::{Daemon, Spool, answers, lines};
 
-#[test]
-fn an_outage_is_waited_out_and_no_line_fails() {
+pub fn an_outage_is_waited_out_and_no_line_fails() {
     let spool = Spool::slow(30);
     let daemon = spool.start();
     spool.put("p.jsonl", lines("p", 40));
@@ -49,8 +48,7 @@ fn a_service_that_is_not_there_yet_is_waited_for() {
 }
 
 /// What a wrong URL answers: a method that is not allowed, a page. Pauses, for somebody may mend it; never ends.
-#[test]
-fn a_service_that_is_none_pauses_and_never_ends_the_daemon() {
+pub fn a_service_that_is_none_pauses_and_never_ends_the_daemon() {
     let spools: Vec<Spool> = ["status=405", "html", "redirect=302:http://127.0.0.1:1/"]
         .iter()
         .map(|fault| Spool::with(&["--fault", fault]))

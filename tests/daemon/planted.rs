@@ -8,26 +8,35 @@ use crate::spool::{Daemon, Spool, lines};
 
 #[test]
 fn a_planted_result_blocks_until_it_is_moved_away_and_nothing_is_asked_twice() {
-    let spool = Spool::slow(50);
+    let spool = Spool::slow(80);
     let daemon = spool.start();
-    for (name, count) in [("small", 20), ("large", 80)] {
-        let (input, result) = (format!("{name}.jsonl"), format!("{name}.out.jsonl"));
-        // Before the run.
-        spool.put(&result, "not ours\n");
-        spool.put(&input, lines(name, count));
-        let status = spool.wait_state(&input, "blocked");
-        assert!(status["message"].as_str().unwrap().contains(&result), "{status}");
+    let files = [("small", 20), ("large", 80)]
+        .map(|(name, count)| (name, count, format!("{name}.jsonl"), format!("{name}.out.jsonl")));
+    // Before the run.
+    for (name, count, input, result) in &files {
+        spool.put(result, "not ours\n");
+        spool.put(input, lines(name, *count));
+    }
+    for (.., input, result) in &files {
+        let status = spool.wait_state(input, "blocked");
+        assert!(status["message"].as_str().unwrap().contains(result), "{status}");
         assert!(status["way_out"].as_str().unwrap().contains("move it away"), "{status}");
-        assert_eq!(spool.wait_for(&result), "not ours\n");
-        std::fs::remove_file(spool.path(&result)).unwrap();
-        // And again during the run.
-        spool.wait_in_flight(4);
-        spool.put(&result, "not ours either\n");
-        spool.wait_state(&input, "blocked");
-        assert_eq!(spool.wait_for(&result), "not ours either\n");
-        spool.wait_new_status("one blocked", |status| (status["files"]["blocked"] == 1).then_some(()));
-        std::fs::rename(spool.path(&result), spool.aside(&result)).unwrap();
-        spool.wait_for_answers(&result, name, count);
+        assert_eq!(spool.wait_for(result), "not ours\n");
+        std::fs::remove_file(spool.path(result)).unwrap();
+    }
+    // And again during the run.
+    for (name, _, _, result) in &files {
+        spool.wait("its first request", || spool.prompts().contains(&format!("{name} 1")).then_some(()));
+        spool.put(result, "not ours either\n");
+    }
+    for (.., input, _) in &files {
+        spool.wait_state(input, "blocked");
+    }
+    spool.wait_new_status("two blocked", |status| (status["files"]["blocked"] == 2).then_some(()));
+    for (name, count, input, result) in &files {
+        assert_eq!(spool.wait_for(result), "not ours either\n");
+        std::fs::rename(spool.path(result), spool.aside(result)).unwrap();
+        spool.wait_for_answers(result, name, *count);
         spool.wait("the end of the status file", || (!spool.has(format!("{input}.status.json"))).then_some(()));
     }
     spool.nothing_asked_twice();

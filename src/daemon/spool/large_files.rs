@@ -149,6 +149,9 @@ impl Spool {
 
     /// Large jobs whose runs are over.
     pub(super) fn end_larges(&mut self) {
+        if self.trouble.is_some() || self.doubtful {
+            return;
+        }
         for slot in 0..self.jobs.len() {
             let Some(job) = self.jobs[slot].as_mut() else { continue };
             let given_up = job.given_up.is_some();

@@ -128,6 +128,22 @@ impl Spool {
         self.write_status(&path, row);
     }
 
+    /// Removes what a crash has left of status files that were being written.
+    pub(super) fn sweep(&self) {
+        let root = self.root.clone();
+        self.clerk.ask(move || {
+            let Ok(entries) = std::fs::read_dir(&root) else { return };
+            let is_left = |name: &std::ffi::OsStr| {
+                let name = name.as_encoded_bytes();
+                name.starts_with(b".") && name.ends_with(status::TEMP_ENDING.as_bytes())
+            };
+            for entry in entries.flatten().filter(|entry| is_left(&entry.file_name())) {
+                // What is not ours to remove stays.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        });
+    }
+
     /// Removes the status and reject files that an earlier end may have left.
     pub(super) fn remove_status(&self, path: &Path) {
         let Some(name) = path.file_name() else { return };
