@@ -211,7 +211,9 @@ impl Story {
                 let count = counts.entry((call.thread, site.clone())).or_default();
                 *count += 1;
                 site.time = *count;
-                if self.is_change(call) && own == *path {
+                // Others make these, too, and nothing tells the ones that are meant.
+                let is_anyones = path.is_none() && ["write", "openat", "close", "statx"].contains(&&*call.name);
+                if self.is_change(call) && own == *path && !is_anyones {
                     sites.insert(site);
                 }
             }
