@@ -6,6 +6,7 @@
 //! is found. Lock files are left out, and what else is said to be: they have no contents worth keeping.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::path::{Path, PathBuf};
 
 use crate::strace::Call;
@@ -19,6 +20,9 @@ type Names = BTreeMap<String, usize>;
 struct Inode {
     data: Vec<u8>,
     synced: Vec<u8>,
+    /// Hashes of both.
+    data_mark: u64,
+    synced_mark: u64,
 }
 
 /// A change of names that no fsync has made certain. It moves the file that it has moved, whatever else has been lost.
@@ -106,7 +110,7 @@ impl Disk {
 
     /// The same where other names are of interest.
     pub fn keeping(folder: &Path, files: &Files, keeps: fn(&str) -> bool) -> Disk {
-        let inodes = files.values().map(|bytes| Inode { data: bytes.clone(), synced: bytes.clone() }).collect();
+        let inodes = files.values().map(|bytes| Inode::new(bytes)).collect();
         let names: Names = files.keys().cloned().zip(0..).collect();
         Disk {
             folder: folder.to_owned(),
@@ -151,17 +155,18 @@ impl Disk {
             ("close", _) => self.closed(call),
             ("write" | "writev", _) => self.written(call, None, result as usize),
             ("pwrite64", _) => {
-                let at = call.args.rsplit(", ").next().and_then(|at| at.parse().ok());
+                let at = call.args.rsplit(", ").next().and_then(|at| at.trim().parse().ok());
                 self.written(call, at, result as usize);
             }
             ("ftruncate", _) => {
-                let length = call.args.rsplit(", ").next().and_then(|length| length.parse().ok()).unwrap();
+                let length = call.args.rsplit(", ").next().and_then(|length| length.trim().parse().ok()).unwrap();
                 if let Some(inode) = self.inode_of(call) {
                     self.inodes[inode].data.resize(length, 0);
+                    self.inodes[inode].changed();
                 }
             }
             ("fsync" | "fdatasync", _) => match self.inode_of(call) {
-                Some(inode) => self.inodes[inode].synced = self.inodes[inode].data.clone(),
+                Some(inode) => self.inodes[inode].sync(),
                 None => self.folder_synced(call),
             },
             ("link" | "linkat", [_, Some(to)]) => {
@@ -195,7 +200,7 @@ impl Disk {
 
     /// A new file, or a new folder.
     fn made(&mut self, name: &str) -> usize {
-        self.inodes.push(Inode::default());
+        self.inodes.push(Inode::new(&[]));
         self.change(Change::link(name, self.inodes.len() - 1));
         self.inodes.len() - 1
     }
@@ -209,6 +214,7 @@ impl Disk {
         };
         if call.args.contains("O_TRUNC") {
             self.inodes[inode].data.clear();
+            self.inodes[inode].changed();
         }
         let open = Open { inode, at: 0, appends: call.args.contains("O_APPEND"), since: call.end };
         self.open.insert(number, open);
@@ -244,43 +250,105 @@ impl Disk {
         let start = at.unwrap_or(if open.appends { data.len() } else { open.at });
         data.resize(data.len().max(start + length), 0);
         data[start..start + length].copy_from_slice(bytes);
+        self.inodes[open.inode].changed();
         if at.is_none() {
             open.at = start + length;
         }
     }
 
+    /// What will be found, whatever happens.
+    pub fn certain(&self) -> Files {
+        self.found(&self.certain, Left::Synced)
+    }
+
     /// Everything that may be found after a power failure now.
     pub fn states(&self) -> Vec<Files> {
         let mut states = Vec::new();
+        self.each_state(|_| true, |files| states.push(files));
+        states
+    }
+
+    /// The same, but only what `wants` asks for by a hash, which is the same for the same files.
+    pub fn each_state(&self, mut wants: impl FnMut(u64) -> bool, mut give: impl FnMut(Files)) {
         for selection in 0..1u32 << self.changes.len().min(8) {
             let mut names = self.certain.clone();
             let chosen = self.changes.iter().enumerate().filter(|(place, _)| selection >> place.min(&7) & 1 == 1);
             chosen.for_each(|(_, change)| change.apply(&mut names));
-            let found: Vec<_> = names.iter().filter(|(name, _)| is_found(name, &names)).collect();
-            for left in [left_synced, left_written, left_half, left_nuls] {
-                let files = found.iter().map(|(name, inode)| ((*name).clone(), left(&self.inodes[**inode])));
-                states.push(files.collect());
+            for left in [Left::Synced, Left::Written, Left::Half, Left::Nuls] {
+                if wants(self.hash_of(&names, left)) {
+                    give(self.found(&names, left));
+                }
             }
         }
-        states
+    }
+
+    fn found(&self, names: &Names, left: Left) -> Files {
+        let found = names.iter().filter(|(name, _)| is_found(name, names));
+        found.map(|(name, inode)| (name.clone(), self.inodes[*inode].left(left))).collect()
+    }
+
+    fn hash_of(&self, names: &Names, left: Left) -> u64 {
+        let found = names.iter().filter(|(name, _)| is_found(name, names));
+        let marks: Vec<_> = found.map(|(name, inode)| (name, self.inodes[*inode].mark(left))).collect();
+        hash_of(&marks)
     }
 }
 
-fn left_synced(inode: &Inode) -> Vec<u8> {
-    inode.synced.clone()
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
-fn left_written(inode: &Inode) -> Vec<u8> {
-    inode.data.clone()
+/// What is left of what was written after the last sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Left {
+    Synced,
+    Written,
+    Half,
+    Nuls,
 }
 
-fn left_half(inode: &Inode) -> Vec<u8> {
-    let (synced, data) = (inode.synced.len(), inode.data.len());
-    if data <= synced { inode.synced.clone() } else { inode.data[..(synced + data).div_ceil(2)].to_vec() }
-}
+impl Inode {
+    fn new(bytes: &[u8]) -> Inode {
+        let mut inode = Inode { data: bytes.to_vec(), ..Inode::default() };
+        inode.changed();
+        inode.sync();
+        inode
+    }
 
-fn left_nuls(inode: &Inode) -> Vec<u8> {
-    let mut bytes = inode.synced.clone();
-    bytes.resize(inode.data.len().max(bytes.len()), 0);
-    bytes
+    /// Its bytes were changed.
+    fn changed(&mut self) {
+        self.data_mark = hash_of(&self.data);
+    }
+
+    fn sync(&mut self) {
+        self.synced.clone_from(&self.data);
+        self.synced_mark = self.data_mark;
+    }
+
+    fn left(&self, left: Left) -> Vec<u8> {
+        let (synced, data) = (self.synced.len(), self.data.len());
+        match left {
+            Left::Synced => self.synced.clone(),
+            Left::Written => self.data.clone(),
+            _ if data <= synced => self.synced.clone(),
+            Left::Half => self.data[..(synced + data).div_ceil(2)].to_vec(),
+            Left::Nuls => {
+                let mut bytes = self.synced.clone();
+                bytes.resize(data, 0);
+                bytes
+            }
+        }
+    }
+
+    /// What tells the bytes that are left from others.
+    fn mark(&self, left: Left) -> u64 {
+        match left {
+            Left::Synced => self.synced_mark,
+            Left::Written => self.data_mark,
+            _ if self.data.len() <= self.synced.len() => self.synced_mark,
+            left => hash_of(&(self.synced_mark, self.data_mark, left)),
+        }
+    }
 }

@@ -52,9 +52,11 @@ impl Dice {
 
     /// All cases, or a sample of them, in their order.
     pub fn pick<T>(&mut self, cases: Vec<T>, sample: usize) -> Vec<T> {
-        if is_all() || cases.len() <= sample {
-            return cases;
-        }
+        if is_all() { cases } else { self.sample(cases, sample) }
+    }
+
+    /// A sample of cases, in their order.
+    pub fn sample<T>(&mut self, cases: Vec<T>, sample: usize) -> Vec<T> {
         let mut places: Vec<usize> = (0..cases.len()).collect();
         self.0.shuffle(&mut places);
         let wanted: std::collections::BTreeSet<usize> = places.into_iter().take(sample).collect();

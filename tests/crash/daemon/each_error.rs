@@ -2,7 +2,6 @@
 //! recovers by itself, or ends and says why; the next one comes to the right end.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use super::story::{Site, Story};
 use crate::common::Output;
@@ -16,11 +15,11 @@ const ERRNOS: [&str; 6] = ["EIO", "ENOSPC", "EDQUOT", "EINTR", "EROFS", "ESTALE"
 const CALLS: &str = "openat,close,write,pwrite64,fdatasync,fsync,ftruncate,link,linkat,rename,renameat,renameat2,unlink,\
      unlinkat,mkdir,mkdirat,rmdir,fchmod,chmod,utimensat,flock,statx";
 
-/// What fails, and with what.
+/// What fails, and with what. Whoever tries again may do so on another thread, where it fails once more.
 struct Fault {
     site: Site,
     errno: &'static str,
-    /// Whether all such calls fail that follow, too.
+    /// Whether all such calls fail that follow on this thread, too.
     lasts: bool,
 }
 
@@ -35,14 +34,17 @@ impl Story {
         let mut options = Options::inject(&site.call, &format!("error={errno}:when={}{more}", site.time), &paths);
         options.calls = CALLS.to_owned();
         let when = format!("{}: {errno}{more} at {site}", self.name);
-        let output = if *lasts { self.begin_to_tell(&options, &trace) } else { self.tell(&options, &trace, &when) };
+        let (output, is_own) = self.tell_of_trouble(&options, &trace, &when);
         let calls = strace::read(&trace);
         self.spool.check_never_wrong(&self.old, &when);
         check_no_second_try(&calls, errno, &when);
-        let is_failed = calls.iter().any(Call::is_injected);
-        check_told(&output, &when);
+        if is_own {
+            check_told(&output, &when);
+        }
         self.check_next(before, &when);
-        *told.entry(format!("status {}", output.status)).or_default() += usize::from(is_failed);
+        let is_failed = calls.iter().any(Call::is_injected);
+        let end = if is_own { format!("status {}", output.status) } else { "recovered later".to_owned() };
+        *told.entry(end).or_default() += usize::from(is_failed);
         is_failed
     }
 }
@@ -53,20 +55,16 @@ fn check_told(output: &Output, when: &str) {
     assert!(output.status == 0 || [74, 75].contains(&output.status) && is_told, "{when}: {output}");
 }
 
-/// After a sync of a file has failed it is neither synced nor written again. What is done in a folder after a failed
-/// sync changes it anew.
+/// After a sync of a file has failed it is neither synced nor written again by whoever had it open then. What is done in
+/// a folder after a failed sync changes it anew.
 fn check_no_second_try(calls: &[Call], errno: &str, when: &str) {
     let is_sync = |call: &&Call| matches!(&*call.name, "fsync" | "fdatasync");
-    let is_file = |call: &&Call| {
-        call.path()
-            .is_some_and(|path| !["spool", ".anvil", "jobs"].iter().any(|name| path.ends_with(&format!("/{name}"))))
-    };
+    let is_folder = |path: &str| ["spool", ".anvil", "jobs"].iter().any(|name| path.ends_with(&format!("/{name}")));
+    let is_file = |call: &&Call| call.path().is_some_and(|path| !is_folder(path));
     let failed = calls.iter().filter(is_sync).filter(is_file).find(|call| call.is_injected());
     let Some(failed) = failed.filter(|_| errno != "EINTR") else { return };
-    // A file that is made anew under the name is another one.
-    let is_anew =
-        |call: &&Call| call.begin > failed.end && call.args.contains("O_EXCL") && call.opened() == failed.path();
-    let until = calls.iter().find(is_anew).map_or(usize::MAX, |call| call.begin);
+    let is_opened = |call: &&Call| call.begin > failed.end && call.opened() == failed.path();
+    let until = calls.iter().find(is_opened).map_or(usize::MAX, |call| call.begin);
     let again = |call: &&Call| call.begin > failed.end && call.begin < until && call.path() == failed.path();
     let again = calls.iter().filter(again).find(|call| is_sync(call) || is_write(call));
     assert!(again.is_none(), "{when}: tried again: {again:?}");
@@ -80,11 +78,8 @@ fn errors_at_each_call(story: fn() -> Story, sample: usize) {
     let mut faults = Vec::new();
     for site in story.sites() {
         for errno in ERRNOS {
-            // Each call's first failure may be its last one, or not. Whenever a large file is tried again, it is by a
-            // new thread, which makes the call as often.
-            let is_large =
-                |path: &PathBuf| ["/jobs/", "d.out.jsonl"].iter().any(|part| path.to_string_lossy().contains(part));
-            let lasts = dice.one_in(8) || site.path.as_ref().is_some_and(is_large);
+            // Each call's first failure may be its last one, or not.
+            let lasts = dice.one_in(4);
             faults.push(Fault { site: site.clone(), errno, lasts });
         }
     }

@@ -15,5 +15,7 @@
 mod each_call;
 mod each_error;
 mod order;
+mod power;
+mod random;
 mod spool;
 mod story;

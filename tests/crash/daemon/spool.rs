@@ -178,21 +178,33 @@ impl Spool {
         since: &Since,
         when: &str,
     ) -> bool {
+        let came = self.watch(daemon, files, since, WAIT_MAX);
+        assert!(came != Came::Nothing, "{when}: waited in vain: {}", self.told(daemon));
+        came == Came::Done
+    }
+
+    /// The same for so long.
+    pub fn watch<'f>(
+        &self,
+        daemon: &mut Daemon,
+        files: impl IntoIterator<Item = &'f File>,
+        since: &Since,
+        patience: Duration,
+    ) -> Came {
         let mut left: Vec<&File> = files.into_iter().collect();
-        let (began, mut nudged) = (Instant::now(), None::<Instant>);
+        let began = Instant::now();
         loop {
             let records = Records::of(self);
-            left.retain(|file| !records.is_done(&file.name, since) || self.is_controlled(file));
-            if daemon.has_ended() {
-                return false;
+            left.retain(|file| !records.is_done(&file.name, since) || !daemon.has_trouble && self.is_controlled(file));
+            match () {
+                () if daemon.has_ended() => return Came::End,
+                () if left.is_empty() && daemon.is_ready() => return Came::Done,
+                () if began.elapsed() > patience => return Came::Nothing,
+                () => {}
             }
-            if left.is_empty() && daemon.is_ready() {
-                return true;
-            }
-            assert!(began.elapsed() < WAIT_MAX, "{when}: waited in vain: {}", self.told(daemon));
-            if nudged.is_none_or(|at| at.elapsed() > NUDGE) {
+            if daemon.nudged.is_none_or(|at| at.elapsed() > NUDGE) {
                 left.iter().for_each(|file| self.nudge(file));
-                nudged = Some(Instant::now());
+                daemon.nudged = Some(Instant::now());
             }
             std::thread::sleep(LOOK);
         }
@@ -253,6 +265,16 @@ impl Spool {
         assert!(added.is_empty() && missing.is_empty(), "{when}: left over: {added:?}; missing: {missing:?}; {output}");
     }
 
+    /// Outcomes that are written down.
+    pub fn paid(&self) -> u64 {
+        paid(&self.state(), false).len() as u64
+    }
+
+    /// Requests of an undisturbed daemon that begins with nothing.
+    pub fn asked(&self) -> u64 {
+        self.files.iter().map(|file| file.asked).sum()
+    }
+
     /// Waits until the service has nothing more to do, and says how many requests it has got.
     pub fn sends(&self) -> u64 {
         wait_for("the simulator to be idle", || (self.sim.count("in_flight") == 0).then_some(()));
@@ -277,6 +299,15 @@ fn collect(folder: &Path, name: &str, found: &mut Files) {
             found.insert(name, bytes);
         }
     }
+}
+
+/// Outcomes that are written down: the lines of all logs and journals that took a request, by their keys; errors only
+/// where they are not asked for again.
+pub fn paid(files: &Files, retries: bool) -> BTreeSet<String> {
+    let journals = files.iter().filter(|(name, _)| name.ends_with("/journal") || name.starts_with(".anvil/log."));
+    let frames = journals.flat_map(|(_, bytes)| frames::read(bytes));
+    let is_settled = |frame: &frames::Frame| frame.is_paid() && (!retries || frame.payload["outcome"] == "answer");
+    frames.filter(is_settled).map(|frame| format!("{} {}", frame.payload["key"], frame.payload["nth"])).collect()
 }
 
 /// For each file the job with which it was done before; only later ones count.
@@ -321,16 +352,33 @@ impl Records {
     }
 }
 
+/// What came of a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// What was waited for.
+    Done,
+    /// The end of the daemon.
+    End,
+    /// Nothing, for all the time that was given.
+    Nothing,
+}
+
 /// A daemon that runs; it ends with this.
 pub struct Daemon {
     live: Option<Live>,
     /// The daemon's own process: under strace it is another one's child.
     pid: Option<Pid>,
+    /// Whether something goes wrong with it: then controls need not go away before it ends.
+    pub has_trouble: bool,
+    /// Whether it was let go.
+    is_alone: bool,
+    /// When it last heard of files.
+    nudged: Option<Instant>,
 }
 
 impl Daemon {
     fn new(live: Live) -> Daemon {
-        Daemon { live: Some(live), pid: None }
+        Daemon { live: Some(live), pid: None, has_trouble: false, is_alone: false, nudged: None }
     }
 
     fn live(&self) -> &Live {
@@ -338,7 +386,10 @@ impl Daemon {
     }
 
     pub fn has_ended(&mut self) -> bool {
-        self.live.as_mut().expect("it has not been waited for").has_ended()
+        match self.pid.filter(|_| self.is_alone) {
+            Some(pid) => is_over(pid),
+            None => self.live.as_mut().expect("it has not been waited for").has_ended(),
+        }
     }
 
     /// Whether it has begun, and hears signals.
@@ -370,7 +421,17 @@ impl Daemon {
             assert!(began.elapsed() < WAIT_MAX, "its process was not found");
             std::thread::sleep(LOOK);
         }
+        wait_for("the end of a daemon", || self.has_ended().then_some(()));
         self.live.take().expect("it has not been waited for").finish()
+    }
+
+    /// Takes it out of strace's hands, so that nothing fails any more; it goes on. The status that its end is told with
+    /// is strace's from now on.
+    pub fn let_go(&mut self) {
+        if self.pid().is_some() {
+            self.live().signal(Signal::KILL);
+            self.is_alone = true;
+        }
     }
 
     /// Ends it as a service manager does.
@@ -382,6 +443,12 @@ impl Daemon {
     pub fn kill(self) -> Output {
         self.end_by(Signal::KILL)
     }
+}
+
+/// Whether a process has ended; its parent may not have looked yet.
+fn is_over(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"))
 }
 
 impl Drop for Daemon {

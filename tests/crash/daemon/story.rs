@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::spool::{File, Records, Since, Spool, large};
+use super::spool::{Came, File, Records, Since, Spool, large};
 use crate::common::Output;
 use crate::disk::Files;
 use crate::frames::{self, Frame};
@@ -15,8 +15,10 @@ use crate::task::{Line, Plan};
 
 /// Requests in flight.
 const SLOTS: usize = 2;
-/// How long a daemon is left alone with trouble that does not pass.
-const IN_TROUBLE: Duration = Duration::from_millis(3000);
+/// How long a daemon has trouble, how often it is looked whether it has, and when none is waited for any more.
+const IN_TROUBLE: Duration = Duration::from_millis(700);
+const LOOK: Duration = Duration::from_millis(100);
+const IN_TROUBLE_MAX: Duration = Duration::from_secs(8);
 /// Calls that change what is there, beside those that every trace has.
 const MORE_CALLS: &str = "fchmod,chmod,utimensat,flock,statx";
 
@@ -126,8 +128,11 @@ impl Story {
         let old = spool.files.iter().filter_map(|file| Some((file.result.clone(), spool.found(file)?))).collect();
         let (files, since, sends) = (spool.state(), Records::of(&spool).since(), spool.sends());
         let (calls, end, needed) = (Vec::new(), Files::new(), 0);
-        let since = if name == "again" { since } else { Since::new() };
         let mut story = Story { name, spool, files, end, old, since, needed, calls };
+        if !story.retries() {
+            // What is done already is done.
+            story.since.clear();
+        }
         let trace = story.spool.aside("trace");
         let options = Options { calls: format!("{},{MORE_CALLS}", strace::CHANGES), ..Options::default() };
         let output = story.tell(&options, &trace, "undisturbed");
@@ -141,6 +146,11 @@ impl Story {
     /// Every kind of run there is.
     pub fn all() -> [fn() -> Story; 3] {
         [|| Story::new("fresh", fresh), || Story::new("torn", torn), || Story::new("again", wanted_again)]
+    }
+
+    /// Whether errors are asked again.
+    pub fn retries(&self) -> bool {
+        self.files.keys().any(|name| name.ends_with(".retry"))
     }
 
     /// Sets the scene.
@@ -159,15 +169,26 @@ impl Story {
         daemon.stop()
     }
 
-    /// The same where something goes wrong for good: the daemon is given a while, and need not come to an end.
-    pub fn begin_to_tell(&self, options: &Options, trace: &Path) -> Output {
+    /// The same with trouble that passes some time after it has begun, if the daemon is not done with it before; and
+    /// whether it was.
+    pub fn tell_of_trouble(&self, options: &Options, trace: &Path, when: &str) -> (Output, bool) {
         let mut daemon = self.spool.start_traced(options, trace);
-        let began = Instant::now();
-        while began.elapsed() < IN_TROUBLE && !daemon.has_ended() {
-            self.spool.files.iter().for_each(|file| self.spool.nudge(file));
-            std::thread::sleep(IN_TROUBLE / 10);
+        daemon.has_trouble = true;
+        let (began, mut since) = (Instant::now(), None::<Instant>);
+        for file in &self.spool.files {
+            while self.spool.watch(&mut daemon, [file], &self.since, LOOK) == Came::Nothing {
+                let is_injected = || strace::read(trace).iter().any(Call::is_injected);
+                if since.is_none() && is_injected() {
+                    since = Some(Instant::now());
+                }
+                if since.is_some_and(|since| since.elapsed() > IN_TROUBLE) || began.elapsed() > IN_TROUBLE_MAX {
+                    daemon.let_go();
+                    self.spool.carry_out(&mut daemon, &self.spool.files, &self.since, when);
+                    return (daemon.stop(), false);
+                }
+            }
         }
-        daemon.stop()
+        (daemon.stop(), true)
     }
 
     /// Every call by which something changes in the folder.
@@ -190,7 +211,9 @@ impl Story {
                 let count = counts.entry((call.thread, site.clone())).or_default();
                 *count += 1;
                 site.time = *count;
-                if self.is_change(call) && own == *path {
+                // Others make these, too, and nothing tells the ones that are meant.
+                let is_anyones = path.is_none() && ["write", "openat", "close", "statx"].contains(&&*call.name);
+                if self.is_change(call) && own == *path && !is_anyones {
                     sites.insert(site);
                 }
             }
