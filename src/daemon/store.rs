@@ -221,7 +221,11 @@ impl Store {
     /// Makes the folder of a large job, empty.
     pub fn make_job(&self, job: JobId) -> io::Result<PathBuf> {
         let folder = self.job(job);
-        fs::DirBuilder::new().mode(0o700).recursive(true).create(&folder)?;
+        // Not with the folders above it: where these are missing, something else has the spool's name.
+        match fs::DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
         sync_folder(&self.jobs())?;
         Ok(folder)
     }

@@ -259,10 +259,10 @@ impl<T: Transport> Core<'_, T> {
 
     /// Reads the key again. Requests that were refused with the old one say nothing of the new one.
     pub(super) fn renew_token(&mut self) {
-        if self.transport.renew_token() == Ok(true) {
-            self.asking.generation += 1;
-            self.asking.renewed = self.asking.token_wait.is_some();
-        }
+        let is_another = self.transport.renew_token() == Ok(true);
+        self.asking.generation += u32::from(is_another);
+        // Whoever asks for this may have mended the service's side.
+        self.asking.renewed = self.asking.token_wait.is_some();
     }
 
     pub(super) fn look_after_token<M: Mode>(&mut self, now: Duration, mode: &mut M) {
