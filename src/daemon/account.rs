@@ -56,8 +56,9 @@ impl Account {
         Ok(client)
     }
 
-    /// Reads the key again; whether it is another one.
-    pub fn has_new_key(&self) -> bool {
-        self.client.borrow().as_ref().is_some_and(|client| client.renew_token() == Ok(true))
+    /// Reads the key again; whether it is another one, or can be used now.
+    pub fn has_new_key(&self, config: &Config) -> bool {
+        let client = self.client.borrow().clone();
+        client.map_or_else(|| self.client(config).is_ok(), |client| client.renew_token() == Ok(true))
     }
 }

@@ -181,11 +181,20 @@ impl Desk {
     fn read_configuration(&mut self) {
         self.supervision.reloading();
         match (self.outside.read)() {
-            Ok(config) => {
+            Ok(mut config) => {
                 let before = self.shared.config();
                 if config.service.base_url != before.service.base_url || lasting(&config) != lasting(&before) {
                     tracing::warn!("base URL, owners, spools and how these are scanned change only by a restart");
                 }
+                // A key belongs to one service and to one owner.
+                config.service.base_url = before.service.base_url.clone();
+                config.daemon = config.daemon.as_ref().zip(before.daemon.as_ref()).map(|(now, before)| Daemon {
+                    open_files_max: now.open_files_max,
+                    file_bytes_max: now.file_bytes_max,
+                    owner_caps: now.owner_caps,
+                    retain: now.retain,
+                    ..before.clone()
+                });
                 let concurrency = config.limits.concurrency.get();
                 self.renewals.fill(true);
                 self.concurrency.iter_mut().for_each(|told| *told = Some(concurrency));
@@ -199,6 +208,11 @@ impl Desk {
         self.reloads += 1;
         let status = self.status_line();
         self.supervision.ready(&status);
+    }
+
+    /// Whether the daemon was to end when everything was run, and everything was.
+    pub fn has_drained(&mut self) -> bool {
+        self.once && self.seats.iter_mut().all(Seat::is_drained)
     }
 
     /// How often the configuration was read anew.
@@ -326,7 +340,7 @@ impl Mode for Front<'_> {
                 return Poll::Ready(Some(work));
             }
         }
-        if desk.once && desk.seats.iter_mut().all(Seat::is_drained) { Poll::Ready(None) } else { Poll::Pending }
+        if desk.has_drained() { Poll::Ready(None) } else { Poll::Pending }
     }
 
     fn look_ahead(&mut self, cx: &mut Context<'_>) {

@@ -123,10 +123,12 @@ pub async fn open(opening: Opening) -> Result<Box<LargeMode>, String> {
     let settings = plan.settings(&base_url);
     let options = Options { path: path.clone(), holder, settings: settings.clone(), fresh: false, retry_failed };
     let told = |error: journal::Error| error.to_string();
-    if !seeds.is_empty() && !path.exists() {
-        seed(options.clone(), seeds).await.map_err(told)?;
+    let mut opened = Journal::open(options.clone(), || false).await.map_err(told)?;
+    if !seeds.is_empty() && opened.known.answers + opened.known.failures == 0 {
+        seed(opened.journal, seeds).await.map_err(told)?;
+        opened = Journal::open(options, || false).await.map_err(told)?;
     }
-    let Opened { mut journal, known, .. } = Journal::open(options, || false).await.map_err(told)?;
+    let Opened { mut journal, known, .. } = opened;
     let records = journal.run(|keeper| keeper.records()).await.map_err(told)?;
     let input = folder.join(snapshot::COPY_NAME);
     let reading = |error: std::io::Error| format!("read {}: {error}", shown(&input));
@@ -151,14 +153,13 @@ pub async fn open(opening: Opening) -> Result<Box<LargeMode>, String> {
 }
 
 /// Begins a journal with answers that are there already.
-async fn seed(options: Options, seeds: Vec<String>) -> Result<(), journal::Error> {
-    let mut opened = Journal::open(options, || false).await?;
+async fn seed(mut journal: Journal, seeds: Vec<String>) -> Result<(), journal::Error> {
     let mut frames = Vec::new();
     for line in seeds {
         frame::push(&mut frames, |record| record.extend_from_slice(line.as_bytes()));
     }
-    opened.journal.run(move |keeper| keeper.commit(&frames).map(drop)).await?;
-    opened.journal.close(false).await
+    journal.run(move |keeper| keeper.commit(&frames).map(drop)).await?;
+    journal.close(false).await
 }
 
 /// What the end of a large job needs.
@@ -263,11 +264,10 @@ pub async fn end(ending: Ending) -> Ended {
         }
         _ => Ended::PutAway,
     };
-    match journal.close(false).await {
-        Err(error) if !matches!(result, Ended::Published { .. }) => {
-            Ended::Hindered(Hindrance::Failed(error.to_string()))
-        }
-        _ => result,
+    match (journal.close(false).await, result) {
+        // What went wrong before is the cause of this.
+        (Err(error), Ended::PutAway) => Ended::Hindered(Hindrance::Failed(error.to_string())),
+        (_, result) => result,
     }
 }
 

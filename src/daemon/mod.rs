@@ -67,7 +67,7 @@ use crate::config::{Config, Verbosity};
 use crate::engine::{self, HaltCause};
 use crate::exit::{Exit, Stop};
 use crate::filter;
-use crate::journal::lock::LockError;
+use crate::journal::lock::{Holder, LockError};
 use crate::journal::publish::{self, Exclusive};
 use crate::journal::{self, Journal};
 use crate::line::escape::shown;
@@ -78,7 +78,7 @@ use desk::{Desk, Front};
 use seat::Seat;
 use spool::{Occurrence, Shared, Spool};
 use status::DaemonState;
-use store::Store;
+use store::{Store, Visit};
 use supervision::Supervision;
 
 /// What comes from the threads, with the number of the spool.
@@ -91,6 +91,8 @@ const HALT_WAIT_MAX: Duration = Duration::from_secs(300);
 const HALT_LOOK: Duration = Duration::from_millis(500);
 /// Who waits for another's spool looks again after this time.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
+/// Giving the leases back may take so long, where a file system hangs.
+const CLOSING_MAX: Duration = Duration::from_secs(8);
 /// Results that are nearly there are waited for so long at the end.
 const ENDING_MAX: Duration = Duration::from_secs(5);
 
@@ -156,7 +158,7 @@ async fn open_all(shared: &Rc<Shared>, supervision: &mut Supervision) -> Result<
     let (mut seats, mut is_ready, mut looks) = (Vec::new(), false, 0);
     for root in &daemon.spools {
         loop {
-            let wait = match open(root.clone(), Rc::clone(shared)).await {
+            let wait = match open(root.clone(), Rc::clone(shared), Visit::First).await {
                 Ok(spool) => {
                     seats.push(Seat::new(root.clone(), spool));
                     break;
@@ -205,13 +207,13 @@ impl From<OpenError> for Stop {
 }
 
 /// Takes a spool: its lease, its log, what is under way in it.
-async fn open(root: PathBuf, shared: Rc<Shared>) -> Result<Spool, OpenError> {
+async fn open(root: PathBuf, shared: Rc<Shared>, visit: Visit) -> Result<Spool, OpenError> {
     let retain = shared.config().daemon.as_ref().map_or(Duration::ZERO, |daemon| daemon.retain);
-    let store = Store::open(&root).map_err(OpenError::Stop)?;
+    let store = Store::open(&root, visit).map_err(OpenError::Stop)?;
     let begun = store.clone();
     let opened = Journal::start(&store.lease(), move || begun.begin(retain)).await;
     let (log, found) = opened.map_err(|error| match error {
-        journal::Error::Lock(lock) if matches!(*lock, LockError::Held { .. }) => OpenError::Held(lock.to_string()),
+        journal::Error::Lock(lock) if is_held_by_another(&lock) => OpenError::Held(lock.to_string()),
         error => OpenError::Stop(error.into()),
     })?;
     if found.torn_bytes > 0 {
@@ -224,6 +226,17 @@ async fn open(root: PathBuf, shared: Rc<Shared>) -> Result<Spool, OpenError> {
     Spool::new(opened, shared).map_err(|error| {
         OpenError::Stop(Stop::new(Exit::Io, format!("start the threads of {}: {error}", shown(&root))))
     })
+}
+
+/// Whether it is another process that has the lease: our own last use of it may not have ended yet.
+fn is_held_by_another(error: &LockError) -> bool {
+    match error {
+        LockError::Held { holder: Some(holder), .. } => {
+            !Holder::this_process(None).is_ok_and(|me| me.same_boot(holder) && me.pid == holder.pid)
+        }
+        LockError::Held { holder: None, .. } => true,
+        _ => false,
+    }
 }
 
 /// Finds out before anything is sent how results get their names here.
@@ -267,7 +280,7 @@ impl Daemon {
     /// Serves an account until the daemon ends: a halt of its engine is waited out.
     async fn serve(&self, account: &Account) {
         let mut wait = HALT_WAIT_MIN;
-        while self.shutdown.level() == Level::Running {
+        while self.shutdown.level() == Level::Running && !self.desk.borrow_mut().has_drained() {
             let began = Instant::now();
             let halt = match account.client(&self.shared.config()) {
                 Ok(client) => {
@@ -316,8 +329,9 @@ impl Daemon {
                 () = tokio::time::sleep(HALT_LOOK) => {}
                 () = above_running(&self.shutdown) => return,
             }
-            let has_new_key = || halt.cause == HaltCause::TokenRejected && account.has_new_key();
-            if self.desk.borrow().reloads() != reloads || has_new_key() {
+            let config = self.shared.config();
+            let has_new_key = || halt.cause == HaltCause::TokenRejected && account.has_new_key(&config);
+            if self.desk.borrow().reloads() != reloads || has_new_key() || self.desk.borrow_mut().has_drained() {
                 return;
             }
         }
@@ -331,7 +345,10 @@ impl Daemon {
         if stop.is_none() && self.shutdown.level() < Level::Aborting {
             let _ = tokio::time::timeout(ENDING_MAX, desk.end()).await;
         }
-        let closed = desk.close().await;
+        let closed = tokio::time::timeout(CLOSING_MAX, desk.close()).await.unwrap_or_else(|_| {
+            Err(Stop::new(Exit::Io, "the file system does not answer: ended without giving the lease back")
+                .way_out("the next daemon takes it, and goes on from the log"))
+        });
         tracing::info!("ended");
         match (stop.or_else(|| desk.take_stop()), closed) {
             (Some(stop), _) | (None, Err(stop)) => Err(stop),

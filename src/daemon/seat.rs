@@ -10,19 +10,22 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
 use super::OpenError;
 use super::spool::{Shared, Spool};
+use super::store::Visit;
 use crate::engine::Slot;
-use crate::exit::Stop;
+use crate::exit::{Exit, Stop};
 use crate::journal::Error;
 use crate::journal::lock::LockError;
 use crate::line::escape::shown;
 use crate::line::{Outcome, Request};
 
+/// The log is told so often that a spool cannot be used.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
 /// A spool that broke is tried again after this time.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -43,6 +46,8 @@ pub struct Seat {
     freed: BTreeMap<usize, usize>,
     /// Slots of an engine that has ended: nobody waits for them any more.
     void: BTreeMap<usize, usize>,
+    /// When the log was told last that the spool cannot be used.
+    logged: Option<Instant>,
 }
 
 impl Seat {
@@ -54,6 +59,7 @@ impl Seat {
             held: BTreeMap::new(),
             freed: BTreeMap::new(),
             void: BTreeMap::new(),
+            logged: None,
         }
     }
 
@@ -121,9 +127,15 @@ impl Seat {
                 Ok(spool) => {
                     tracing::info!("{} can be used again", shown(&self.root));
                     shared.broken.borrow_mut().remove(&self.root);
+                    self.logged = None;
                     self.state = State::Open(Box::new(spool));
                 }
                 Err(error @ OpenError::Held(_)) if !waits(shared) => return Err(error.into()),
+                Err(error) if shared.config().daemon.as_ref().is_some_and(|daemon| daemon.once) => {
+                    // Who runs it once runs it again.
+                    let Stop { message, way_out, .. } = error.into();
+                    return Err(Stop { exit: Exit::Resumable, message, way_out });
+                }
                 Err(error) => self.wait(Stop::from(error).message, shared),
             }
             cx.waker().wake_by_ref();
@@ -146,14 +158,15 @@ impl Seat {
 
     fn wait(&mut self, reason: String, shared: &Rc<Shared>) {
         let told = format!("{}: {reason}", shown(&self.root));
-        let before = shared.broken.borrow_mut().insert(self.root.clone(), told.clone());
-        if before.as_ref() != Some(&told) {
+        shared.broken.borrow_mut().insert(self.root.clone(), told.clone());
+        if self.logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+            self.logged = Some(Instant::now());
             tracing::error!("paused: {told}");
         }
         let (root, shared) = (self.root.clone(), Rc::clone(shared));
         self.state = State::Opening(Box::pin(async move {
             sleep(AGAIN).await;
-            super::open(root, shared).await
+            super::open(root, shared, Visit::Again).await
         }));
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::lock::Holder;
 
-pub use files::{read, write};
+pub use files::{TEMP_ENDING, read, write};
 
 /// The folder in a spool that is the daemon's own.
 pub const OWN_FOLDER: &str = ".anvil";

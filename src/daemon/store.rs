@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use super::history::{Ended, History, Open};
 use super::log::{Held, JobId, Note, Record, job_of_line};
+use super::snapshot::COPY_NAME;
 use crate::exit::{Exit, Stop};
 use crate::journal::lock::{Holder, Lock};
 use crate::journal::publish::{self, Draft, remove_leftovers, sync_folder};
@@ -32,6 +33,15 @@ use crate::line::escape::shown;
 
 /// The service's own folder in a spool.
 pub const FOLDER: &str = ".anvil";
+
+/// How often this process has opened a spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// Not yet.
+    First,
+    /// Before: where there is no folder of ours now, something else has the name, as when the spool was unmounted.
+    Again,
+}
 
 /// The paths in a spool's own folder.
 #[derive(Clone, Debug)]
@@ -51,10 +61,12 @@ pub struct Found {
 }
 
 impl Store {
-    /// The folder of this spool; made when it is not there.
-    pub fn open(spool: &Path) -> Result<Store, Stop> {
+    /// The folder of this spool; made when it is not there, and this is the first time that it is opened.
+    pub fn open(spool: &Path, visit: Visit) -> Result<Store, Stop> {
         let folder = spool.join(FOLDER);
-        make_folder(&folder, 0o711)?;
+        if visit == Visit::First {
+            make_folder(&folder, 0o711)?;
+        }
         let metadata = folder.symlink_metadata().map_err(|error| io_stop("look at", &folder, &error))?;
         let me = rustix::process::geteuid().as_raw();
         if !metadata.is_dir() || metadata.uid() != me {
@@ -161,6 +173,7 @@ impl Store {
         by(Step::Confirm)?;
         for (_, old) in &logs {
             fs::remove_file(old).map_err(Error::io("remove", old))?;
+            remove_leftovers(old).map_err(Error::io("remove what a crash has left beside", old))?;
         }
         Ok((history, torn_bytes))
     }
@@ -184,13 +197,20 @@ impl Store {
             Held::Folder(folder) => Some(folder),
             Held::Here(_) => None,
         });
-        let known: HashSet<JobId> = open
+        let running: HashSet<JobId> = open.collect();
+        let known: HashSet<JobId> = running
+            .iter()
+            .copied()
             .chain(history.done.values().filter(|ended| fresh(ended.at_seconds)).filter_map(|ended| ended.folder))
             .collect();
         let jobs = self.jobs();
         for entry in fs::read_dir(&jobs).map_err(Error::io("read the folder", &jobs))? {
             let entry = entry.map_err(Error::io("read the folder", &jobs))?;
             let job = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
+            if job.is_some_and(|job| known.contains(&job) && !running.contains(&job)) {
+                // A crash came before its private copy was removed.
+                remove_if_there(&entry.path().join(COPY_NAME))?;
+            }
             if job.is_some_and(|job| !known.contains(&job)) {
                 fs::remove_dir_all(entry.path()).map_err(Error::io("remove", &entry.path()))?;
             }
@@ -307,6 +327,13 @@ fn read(
     match tail.next_valid {
         Some(next) => Err(Error::Damaged { path: path.to_owned(), at: tail.valid_bytes, next }),
         None => Ok(tail.torn_bytes()),
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(Error::io("remove", path)),
     }
 }
 

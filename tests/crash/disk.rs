@@ -2,14 +2,16 @@
 //!
 //! Bytes are certain up to the last fsync of their file; what came later may be there, in part, or be NULs. Names are
 //! certain up to the last fsync of their folder; of what came later any selection may have happened. Exchanges and
-//! renames are done or not. Lock files are left out: they have no contents worth keeping.
+//! renames are done or not. Folders in the folder are names, too, that end with a slash; without its name nothing below
+//! is found. Lock files are left out, and what else is said to be: they have no contents worth keeping.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::path::{Path, PathBuf};
 
 use crate::strace::Call;
 
-/// What a folder holds: contents by names.
+/// What a folder holds: contents by names, which are paths as seen from it; those of folders end with a slash.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
 type Names = BTreeMap<String, usize>;
@@ -18,6 +20,9 @@ type Names = BTreeMap<String, usize>;
 struct Inode {
     data: Vec<u8>,
     synced: Vec<u8>,
+    /// Hashes of both.
+    data_mark: u64,
+    synced_mark: u64,
 }
 
 /// A change of names that no fsync has made certain. It moves the file that it has moved, whatever else has been lost.
@@ -62,12 +67,33 @@ struct Open {
     inode: usize,
     at: usize,
     appends: bool,
+    /// Where in the trace it was opened.
+    since: usize,
+}
+
+/// The folder that a name is in.
+fn folder_of(name: &str) -> &str {
+    name.strip_suffix('/').unwrap_or(name).rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+/// Whether all the folders that a name is below are there.
+fn is_found(name: &str, names: &Names) -> bool {
+    let mut folder = folder_of(name);
+    while !folder.is_empty() {
+        if !names.contains_key(&format!("{folder}/")) {
+            return false;
+        }
+        folder = folder_of(folder);
+    }
+    true
 }
 
 /// A folder on such a disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
     folder: PathBuf,
+    /// Which names are kept.
+    keeps: fn(&str) -> bool,
     inodes: Vec<Inode>,
     /// As a running process sees them.
     names: Names,
@@ -79,10 +105,16 @@ pub struct Disk {
 impl Disk {
     /// A folder with these files, all of them certain.
     pub fn new(folder: &Path, files: &Files) -> Disk {
-        let inodes = files.values().map(|bytes| Inode { data: bytes.clone(), synced: bytes.clone() }).collect();
+        Disk::keeping(folder, files, |name| !name.contains(".lock"))
+    }
+
+    /// The same where other names are of interest.
+    pub fn keeping(folder: &Path, files: &Files, keeps: fn(&str) -> bool) -> Disk {
+        let inodes = files.values().map(|bytes| Inode::new(bytes)).collect();
         let names: Names = files.keys().cloned().zip(0..).collect();
         Disk {
             folder: folder.to_owned(),
+            keeps,
             inodes,
             certain: names.clone(),
             names,
@@ -97,10 +129,9 @@ impl Disk {
     }
 
     /// The name of a path in this folder.
-    fn name(&self, path: &[u8]) -> Option<String> {
-        let path = Path::new(std::str::from_utf8(path).ok()?);
-        let name = (path.parent() == Some(&self.folder)).then(|| path.file_name())??.to_str()?;
-        Some(name.to_owned()).filter(|name| !name.contains(".lock"))
+    fn name(&self, path: &Path) -> Option<String> {
+        let name = path.strip_prefix(&self.folder).ok()?.to_str()?;
+        Some(name.to_owned()).filter(|name| !name.is_empty() && (self.keeps)(name))
     }
 
     fn change(&mut self, change: Change) {
@@ -111,33 +142,32 @@ impl Disk {
     /// A system call was made.
     pub fn apply(&mut self, call: &Call) {
         let Some(result) = call.result.filter(|result| *result >= 0) else { return };
-        let names: Vec<Option<String>> = call.strings().iter().map(|path| self.name(path)).collect();
+        let is_write = matches!(&*call.name, "write" | "writev" | "pwrite64");
+        let paths = if is_write { Vec::new() } else { call.paths() };
+        let names: Vec<Option<String>> = paths.iter().map(|path| self.name(path)).collect();
         match (&*call.name, &*names) {
-            ("openat", [Some(name)]) => self.opened(name.clone(), &call.args, result as u32),
+            ("openat", [Some(name)]) => self.opened(name, call, result as u32),
             ("fcntl", _) if call.args.contains("F_DUPFD") => {
                 if let Some(open) = call.descriptor().and_then(|number| self.open.get(&number)).copied() {
                     self.open.insert(result as u32, open);
                 }
             }
-            ("close", _) => drop(call.descriptor().and_then(|number| self.open.remove(&number))),
+            ("close", _) => self.closed(call),
             ("write" | "writev", _) => self.written(call, None, result as usize),
             ("pwrite64", _) => {
-                let at = call.args.rsplit(", ").next().and_then(|at| at.parse().ok());
+                let at = call.args.rsplit(", ").next().and_then(|at| at.trim().parse().ok());
                 self.written(call, at, result as usize);
             }
             ("ftruncate", _) => {
-                let length = call.args.rsplit(", ").next().and_then(|length| length.parse().ok()).unwrap();
+                let length = call.args.rsplit(", ").next().and_then(|length| length.trim().parse().ok()).unwrap();
                 if let Some(inode) = self.inode_of(call) {
                     self.inodes[inode].data.resize(length, 0);
+                    self.inodes[inode].changed();
                 }
             }
             ("fsync" | "fdatasync", _) => match self.inode_of(call) {
-                Some(inode) => self.inodes[inode].synced = self.inodes[inode].data.clone(),
-                None if call.path().is_some_and(|path| Path::new(path) == self.folder) => {
-                    self.certain = self.names.clone();
-                    self.changes.clear();
-                }
-                None => {}
+                Some(inode) => self.inodes[inode].sync(),
+                None => self.folder_synced(call),
             },
             ("link" | "linkat", [_, Some(to)]) => {
                 let strings = call.strings();
@@ -158,24 +188,55 @@ impl Disk {
                     false => Change::rename(from, to, &self.names),
                 });
             }
-            ("unlink" | "unlinkat", [Some(name)]) => self.change(Change::unlink(name, &self.names)),
+            ("mkdir" | "mkdirat", [Some(name)]) => drop(self.made(&format!("{name}/"))),
+            ("rmdir", [Some(name)]) => self.change(Change::unlink(&format!("{name}/"), &self.names)),
+            ("unlink" | "unlinkat", [Some(name)]) => {
+                let end = if call.args.contains("AT_REMOVEDIR") { "/" } else { "" };
+                self.change(Change::unlink(&format!("{name}{end}"), &self.names));
+            }
             _ => {}
         }
     }
 
-    fn opened(&mut self, name: String, args: &str, number: u32) {
-        let inode = match self.names.get(&name) {
+    /// A new file, or a new folder.
+    fn made(&mut self, name: &str) -> usize {
+        self.inodes.push(Inode::new(&[]));
+        self.change(Change::link(name, self.inodes.len() - 1));
+        self.inodes.len() - 1
+    }
+
+    fn opened(&mut self, name: &str, call: &Call, number: u32) {
+        let inode = match self.names.get(name) {
             Some(inode) => *inode,
-            None => {
-                self.inodes.push(Inode::default());
-                self.change(Change::link(&name, self.inodes.len() - 1));
-                self.inodes.len() - 1
-            }
+            None if call.args.contains("O_CREAT") => self.made(name),
+            // A folder, or what was there and is not of interest.
+            None => return,
         };
-        if args.contains("O_TRUNC") {
+        if call.args.contains("O_TRUNC") {
             self.inodes[inode].data.clear();
+            self.inodes[inode].changed();
         }
-        self.open.insert(number, Open { inode, at: 0, appends: args.contains("O_APPEND") });
+        let open = Open { inode, at: 0, appends: call.args.contains("O_APPEND"), since: call.end };
+        self.open.insert(number, open);
+    }
+
+    fn closed(&mut self, call: &Call) {
+        // While one thread leaves the call, another one may get the same number already.
+        if let Some(number) = call.descriptor()
+            && self.open.get(&number).is_some_and(|open| open.since < call.begin)
+        {
+            self.open.remove(&number);
+        }
+    }
+
+    /// A folder was synced: the names in it are certain.
+    fn folder_synced(&mut self, call: &Call) {
+        let Some(folder) = call.path().and_then(|path| Path::new(path).strip_prefix(&self.folder).ok()) else { return };
+        let folder = folder.to_str().unwrap().to_owned();
+        self.certain.retain(|name, _| folder_of(name) != folder);
+        let names = self.names.iter().filter(|(name, _)| folder_of(name) == folder);
+        self.certain.extend(names.map(|(name, inode)| (name.clone(), *inode)));
+        self.changes.retain(|change| change.moves.iter().any(|(name, ..)| folder_of(name) != folder));
     }
 
     fn inode_of(&self, call: &Call) -> Option<usize> {
@@ -189,42 +250,105 @@ impl Disk {
         let start = at.unwrap_or(if open.appends { data.len() } else { open.at });
         data.resize(data.len().max(start + length), 0);
         data[start..start + length].copy_from_slice(bytes);
+        self.inodes[open.inode].changed();
         if at.is_none() {
             open.at = start + length;
         }
     }
 
+    /// What will be found, whatever happens.
+    pub fn certain(&self) -> Files {
+        self.found(&self.certain, Left::Synced)
+    }
+
     /// Everything that may be found after a power failure now.
     pub fn states(&self) -> Vec<Files> {
         let mut states = Vec::new();
+        self.each_state(|_| true, |files| states.push(files));
+        states
+    }
+
+    /// The same, but only what `wants` asks for by a hash, which is the same for the same files.
+    pub fn each_state(&self, mut wants: impl FnMut(u64) -> bool, mut give: impl FnMut(Files)) {
         for selection in 0..1u32 << self.changes.len().min(8) {
             let mut names = self.certain.clone();
             let chosen = self.changes.iter().enumerate().filter(|(place, _)| selection >> place.min(&7) & 1 == 1);
             chosen.for_each(|(_, change)| change.apply(&mut names));
-            for left in [left_synced, left_written, left_half, left_nuls] {
-                let files = names.iter().map(|(name, inode)| (name.clone(), left(&self.inodes[*inode])));
-                states.push(files.collect());
+            for left in [Left::Synced, Left::Written, Left::Half, Left::Nuls] {
+                if wants(self.hash_of(&names, left)) {
+                    give(self.found(&names, left));
+                }
             }
         }
-        states
+    }
+
+    fn found(&self, names: &Names, left: Left) -> Files {
+        let found = names.iter().filter(|(name, _)| is_found(name, names));
+        found.map(|(name, inode)| (name.clone(), self.inodes[*inode].left(left))).collect()
+    }
+
+    fn hash_of(&self, names: &Names, left: Left) -> u64 {
+        let found = names.iter().filter(|(name, _)| is_found(name, names));
+        let marks: Vec<_> = found.map(|(name, inode)| (name, self.inodes[*inode].mark(left))).collect();
+        hash_of(&marks)
     }
 }
 
-fn left_synced(inode: &Inode) -> Vec<u8> {
-    inode.synced.clone()
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
-fn left_written(inode: &Inode) -> Vec<u8> {
-    inode.data.clone()
+/// What is left of what was written after the last sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Left {
+    Synced,
+    Written,
+    Half,
+    Nuls,
 }
 
-fn left_half(inode: &Inode) -> Vec<u8> {
-    let (synced, data) = (inode.synced.len(), inode.data.len());
-    if data <= synced { inode.synced.clone() } else { inode.data[..(synced + data).div_ceil(2)].to_vec() }
-}
+impl Inode {
+    fn new(bytes: &[u8]) -> Inode {
+        let mut inode = Inode { data: bytes.to_vec(), ..Inode::default() };
+        inode.changed();
+        inode.sync();
+        inode
+    }
 
-fn left_nuls(inode: &Inode) -> Vec<u8> {
-    let mut bytes = inode.synced.clone();
-    bytes.resize(inode.data.len().max(bytes.len()), 0);
-    bytes
+    /// Its bytes were changed.
+    fn changed(&mut self) {
+        self.data_mark = hash_of(&self.data);
+    }
+
+    fn sync(&mut self) {
+        self.synced.clone_from(&self.data);
+        self.synced_mark = self.data_mark;
+    }
+
+    fn left(&self, left: Left) -> Vec<u8> {
+        let (synced, data) = (self.synced.len(), self.data.len());
+        match left {
+            Left::Synced => self.synced.clone(),
+            Left::Written => self.data.clone(),
+            _ if data <= synced => self.synced.clone(),
+            Left::Half => self.data[..(synced + data).div_ceil(2)].to_vec(),
+            Left::Nuls => {
+                let mut bytes = self.synced.clone();
+                bytes.resize(data, 0);
+                bytes
+            }
+        }
+    }
+
+    /// What tells the bytes that are left from others.
+    fn mark(&self, left: Left) -> u64 {
+        match left {
+            Left::Synced => self.synced_mark,
+            Left::Written => self.data_mark,
+            _ if self.data.len() <= self.synced.len() => self.synced_mark,
+            left => hash_of(&(self.synced_mark, self.data_mark, left)),
+        }
+    }
 }

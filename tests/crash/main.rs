@@ -18,7 +18,7 @@
 //! | `owners` | many processes on one journal; files that are not ours; inputs that change meanwhile |
 //!
 //! Helpers: `plan` (how much of it, and what it needs), `task` (what is run), `scene` (where, and what must come of it), `frames` (a journal's bytes,
-//! read without the program), `strace` (running under it, and reading what it wrote), `disk` (a model of a weak one).
+//! read without the program), `strace` (running under it, and reading what it wrote), `trace` (what that tells), `disk` (a model of a weak one).
 //!
 //! `ANVIL_FILTER_TEST_SEED` repeats a sample. What needs strace or root says on stderr that it was skipped where there
 //! is none; with `ANVIL_REQUIRE_STRACE=1`, or `ANVIL_REQUIRE_ROOT=1`, it fails instead.
@@ -28,6 +28,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod daemon;
 mod disk;
 mod each_errno;
 mod each_syscall;
@@ -42,3 +43,4 @@ mod scene;
 mod strace;
 mod task;
 mod torn;
+mod trace;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -51,14 +52,31 @@ impl Dice {
 
     /// All cases, or a sample of them, in their order.
     pub fn pick<T>(&mut self, cases: Vec<T>, sample: usize) -> Vec<T> {
-        if is_all() || cases.len() <= sample {
-            return cases;
-        }
+        if is_all() { cases } else { self.sample(cases, sample) }
+    }
+
+    /// A sample of cases, in their order.
+    pub fn sample<T>(&mut self, cases: Vec<T>, sample: usize) -> Vec<T> {
         let mut places: Vec<usize> = (0..cases.len()).collect();
         self.0.shuffle(&mut places);
         let wanted: std::collections::BTreeSet<usize> = places.into_iter().take(sample).collect();
         cases.into_iter().enumerate().filter(|(place, _)| wanted.contains(place)).map(|(_, case)| case).collect()
     }
+}
+
+/// Goes through cases, and counts those of which `try_one` says so. Of a sample the first failure is the test's; when
+/// everything is tried, the others are, too, and all failures are told at the end.
+pub fn try_each<T>(cases: &[T], mut try_one: impl FnMut(&T) -> bool) -> usize {
+    let (mut count, mut failed) = (0, 0);
+    for case in cases {
+        match catch_unwind(AssertUnwindSafe(|| try_one(case))) {
+            Ok(counts) => count += usize::from(counts),
+            Err(panic) if !is_all() => resume_unwind(panic),
+            Err(_) => failed += 1,
+        }
+    }
+    assert!(failed == 0, "{failed} of {} cases failed: each has said above how", cases.len());
+    count
 }
 
 impl Drop for Dice {

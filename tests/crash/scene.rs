@@ -172,7 +172,7 @@ impl Scene {
         let requests = self.sim.requests();
         assert_eq!(requests.len() as u64, sends, "the simulator has forgotten requests");
         let mut wanted: BTreeMap<String, u64> = BTreeMap::new();
-        for (line, number) in self.plan.lines.iter().zip(1..).filter(|(line, _)| line.is_asked()) {
+        for (line, number) in self.plan.numbered().filter(|(line, _)| line.is_asked()) {
             *wanted.entry(line.prompt(number)).or_default() += 1;
         }
         let mut found: BTreeMap<String, u64> = BTreeMap::new();

@@ -4,6 +4,8 @@
 //! "journal"; where others make the same calls, injections are bound to the paths that are meant.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -14,7 +16,7 @@ use crate::scene::quoted;
 
 /// Every call by which files change or become durable, and those by which requests and output go out.
 pub const CHANGES: &str = "openat,close,write,pwrite64,writev,pwritev2,sendto,sendmsg,fdatasync,fsync,sync_file_range,ftruncate,\
-     link,linkat,rename,renameat,renameat2,unlink,unlinkat,dup,fcntl";
+     link,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,dup,fcntl";
 
 /// Whether strace is there, and sees what a process does that has forbidden others to look into it.
 pub fn is_here() -> bool {
@@ -121,6 +123,28 @@ impl Call {
             rest = &rest[(start + 1 + length).min(rest.len())..];
         }
         strings
+    }
+
+    /// The paths among its arguments, each seen from the folder that stands before it.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let (mut paths, mut at) = (Vec::new(), 0);
+        while let Some(start) = self.args[at..].find('"') {
+            let (before, string) = self.args[at..].split_at(start);
+            let folder =
+                before.rsplit_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or("", |(path, _)| path);
+            let (name, length) = unescape(&string.as_bytes()[1..]);
+            paths.push(Path::new(folder).join(OsStr::from_bytes(&name)));
+            at = (at + start + 1 + length).min(self.args.len());
+        }
+        paths
+    }
+
+    /// Whether it is about a path, which is how strace selects calls: an open file's, or an argument.
+    pub fn is_about(&self, path: &Path) -> bool {
+        // What is written is no path, and long.
+        let is_named =
+            || !self.name.contains("write") && self.strings().iter().any(|own| own == path.as_os_str().as_bytes());
+        self.path().is_some_and(|own| Path::new(own) == path) || is_named()
     }
 
     /// Whether strace did something to it.
@@ -233,6 +257,7 @@ fn traces_are_understood() {
         "8 fdatasync(3</a/b> <unfinished ...>\n",
         "7 openat(AT_FDCWD, \"/a/c\", O_RDWR|O_CREAT, 0600) = 4</a/c>\n",
         "8 <... fdatasync resumed>)             = 0 (DELAYED)\n",
+        "7 unlinkat(6</a/d>, \"e\", 0)      = 0\n",
         "7 close(4</a/c>)                 = -1 EIO (Input/output error) (INJECTED)\n",
         "7 fsync(5</a>) = ?\n",
         "8 +++ killed by SIGKILL +++\n"
@@ -242,10 +267,19 @@ fn traces_are_understood() {
     let names: Vec<(&str, Option<i64>)> = calls.iter().map(|call| (&*call.name, call.result)).collect();
     assert_eq!(
         names,
-        [("write", Some(7)), ("openat", Some(4)), ("fdatasync", Some(0)), ("close", Some(-1)), ("fsync", None)]
+        [
+            ("write", Some(7)),
+            ("openat", Some(4)),
+            ("fdatasync", Some(0)),
+            ("unlinkat", Some(0)),
+            ("close", Some(-1)),
+            ("fsync", None)
+        ]
     );
     assert_eq!(calls[0].bytes(), b"x\n\"(\0\x1b\xc3\xa9");
     assert_eq!((calls[0].path(), calls[0].descriptor(), calls[1].opened()), (Some("/a/b"), Some(3), Some("/a/c")));
     assert_eq!((calls[2].begin, calls[2].end, calls[2].is_injected()), (1, 3, true));
-    assert!(calls[3].is_injected() && !calls[3].is_done());
+    assert!(calls[4].is_injected() && !calls[4].is_done());
+    assert_eq!((calls[1].paths(), calls[3].paths()), (vec!["/a/c".into()], vec!["/a/d/e".into()]));
+    assert!(calls[0].is_about(Path::new("/a/b")) && calls[1].is_about(Path::new("/a/c")));
 }

@@ -69,13 +69,15 @@ pub struct Plan {
     pub goal: Goal,
     /// More arguments.
     pub args: Vec<&'static str>,
+    /// The number in the first line's prompt: plans with others ask other things.
+    pub first: usize,
 }
 
 impl Plan {
     /// Six lines, one of which cannot be asked.
     pub fn small() -> Plan {
         let lines = vec![Line::Good, Line::Bad, Line::Same(0), Line::Good, Line::Same(0), Line::Good];
-        Plan { lines, concurrency: 2, piped: false, goal: Goal::File, args: Vec::new() }
+        Plan { lines, concurrency: 2, piped: false, goal: Goal::File, args: Vec::new(), first: 1 }
     }
 
     /// So many lines of every kind.
@@ -88,11 +90,17 @@ impl Plan {
             _ => Line::Good,
         };
         let lines = (0..count).map(|_| line()).collect();
-        Plan { lines, concurrency: dice.below(16) + 1, piped: dice.one_in(3), goal, args: Vec::new() }
+        let (concurrency, piped) = (dice.below(16) + 1, dice.one_in(3));
+        Plan { lines, concurrency, piped, goal, args: Vec::new(), first: 1 }
     }
 
     pub fn input(&self) -> String {
-        self.lines.iter().zip(1..).map(|(line, number)| line.text(number) + "\n").collect()
+        self.numbered().map(|(line, number)| line.text(number) + "\n").collect()
+    }
+
+    /// The lines with the numbers in their prompts.
+    pub fn numbered(&self) -> impl Iterator<Item = (Line, usize)> {
+        self.lines.iter().copied().zip(self.first..)
     }
 
     /// Requests of an undisturbed run.
@@ -139,10 +147,10 @@ impl Plan {
     /// An undisturbed run without a journal gives each line its own answer or error.
     fn check_plain(&self, output: &Output) {
         let mut records = output.lines().into_iter();
-        for (line, number) in self.lines.iter().zip(1usize..).filter(|(line, _)| **line != Line::Blank) {
+        for (line, number) in self.numbered().filter(|(line, _)| *line != Line::Blank) {
             let record = records.next().unwrap();
-            assert_eq!(record["line"], number, "{record}");
-            let answer = self.answers(*line).then(|| format!("Echo: {}", line.prompt(number)));
+            assert_eq!(record["line"], number + 1 - self.first, "{record}");
+            let answer = self.answers(line).then(|| format!("Echo: {}", line.prompt(number)));
             let content = answer.map_or(Value::Null, Value::String);
             assert_eq!((&record["content"], record["error"].is_null()), (&content, !content.is_null()), "{record}");
         }

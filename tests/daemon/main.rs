@@ -36,6 +36,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+// The crash tests draw more from it.
+#[allow(dead_code)]
 #[path = "../crash/plan.rs"]
 mod needs;
 // What the helpers of the crash tests call these.

@@ -55,7 +55,7 @@ pub fn append(path: &Path, piece: impl AsRef<[u8]>) {
 
 /// Pieces of about the same size, whose ends have nothing to do with those of lines.
 fn in_pieces(text: &str, pieces: usize, mut give: impl FnMut(&[u8])) {
-    text.as_bytes().chunks(text.len().div_ceil(pieces)).for_each(|piece| give(piece));
+    text.as_bytes().chunks(text.len().div_ceil(pieces)).for_each(give);
 }
 
 /// Whether there is strace, with which system calls are held up or fail.

@@ -157,9 +157,11 @@ impl Spool {
             let is_begun = job.retry_failed && job.claim_at != 0;
             return if is_begun { Use::Done } else { Use::Later };
         }
-        if self.retrying.contains(input) {
-            let is_refused = self.refused.contains_key(key);
-            return if is_refused && self.retrying.remove(input) { Use::Done } else { Use::Later };
+        if self.refused.contains_key(key) && self.retrying.remove(input) {
+            return Use::Done;
+        }
+        if self.retrying.contains(input) && (self.is_claiming(input) || self.is_waiting(input)) {
+            return Use::Later;
         }
         let Name::Input(kind) = input.file_name().map_or(Name::Ignored, classify) else { return Use::Done };
         if self.is_claiming(input) {

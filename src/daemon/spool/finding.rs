@@ -69,7 +69,10 @@ impl Spool {
                 continue;
             }
             let answers = answers.into_iter().map(|(line, (offset, _))| (line, offset)).collect();
-            let how = Wanted::Resume { job: claim.job, claim_at, answers };
+            let how = Wanted::Resume { job: claim.job, claim_at, answers, retry_failed: claim.retry_failed };
+            if claim.retry_failed {
+                self.retrying.insert(Arc::clone(&path));
+            }
             self.enqueue(Queued { path, kind: claim.kind, stamp: claim.stamp, how });
         }
     }
@@ -84,7 +87,10 @@ impl Spool {
         match told {
             Told::Found(found) => found.into_iter().for_each(|found| self.found(found)),
             Told::Gone(paths) => paths.iter().for_each(|path| self.gone(path)),
-            Told::Scanned { unsettled, .. } => self.scanned = Some(unsettled),
+            Told::Scanned { files, unsettled, took } => {
+                tracing::debug!(files, unsettled, took_seconds = took.as_secs_f64(), "scanned");
+                self.scanned = Some(unsettled);
+            }
             Told::Lost(reason) => self.pause(reason),
             Told::Back => {
                 self.resume();

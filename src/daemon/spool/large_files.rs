@@ -62,7 +62,9 @@ impl Spool {
                     let done = Done { stamp: job.stamp, ..*before };
                     self.drop_job(slot);
                     self.stale.remove(&path);
-                    return self.note_done(done);
+                    let stamp = done.stamp;
+                    self.note_done(done);
+                    return self.look_at_dirty(&path, stamp);
                 }
                 job.lines = Some(lines);
                 job.share.lines = lines;
@@ -149,6 +151,9 @@ impl Spool {
 
     /// Large jobs whose runs are over.
     pub(super) fn end_larges(&mut self) {
+        if self.trouble.is_some() || self.doubtful {
+            return;
+        }
         for slot in 0..self.jobs.len() {
             let Some(job) = self.jobs[slot].as_mut() else { continue };
             let given_up = job.given_up.is_some();

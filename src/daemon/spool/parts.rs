@@ -111,7 +111,7 @@ impl Queued {
     pub fn source(&self) -> (Option<JobId>, bool) {
         match self.how {
             Wanted::Fresh { from, retry_failed } => (from, retry_failed),
-            Wanted::Resume { job, .. } => (Some(job), false),
+            Wanted::Resume { job, retry_failed, .. } => (Some(job), retry_failed),
         }
     }
 }
@@ -122,7 +122,7 @@ pub enum Wanted {
     /// As it is found.
     Fresh { from: Option<JobId>, retry_failed: bool },
     /// As the log has it: where its claim begins, and its answers.
-    Resume { job: JobId, claim_at: u64, answers: HashMap<u64, u64> },
+    Resume { job: JobId, claim_at: u64, answers: HashMap<u64, u64>, retry_failed: bool },
 }
 
 /// A file that is being taken.

@@ -278,6 +278,10 @@ impl Spool {
         let body = if folder.is_some() { Body::Opening } else { Body::Small(Small::default()) };
         let mut job = new_job(id, &queued, claim.stamp, claim.sha256, plan, replaces, body);
         (job.claim_at, job.folder, job.retry_failed) = (claim_at, folder, claim.retry_failed);
+        if folder.is_some() {
+            // They may not have come as far as its journal.
+            job.seeds = answers.values().cloned().collect();
+        }
         let slot = self.place(job);
         match folder {
             Some(folder) if large::has_copy(&self.store.job(folder)) => self.open_large(slot),
@@ -305,7 +309,7 @@ impl Spool {
         };
         let how = match job.claim_at {
             0 => Wanted::Fresh { from: job.origin, retry_failed: job.retry_failed },
-            claim_at => Wanted::Resume { job: job.id, claim_at, answers },
+            claim_at => Wanted::Resume { job: job.id, claim_at, answers, retry_failed: job.retry_failed },
         };
         Some(Queued { path: Arc::clone(&job.path), kind: job.kind, stamp: job.stamp, how })
     }

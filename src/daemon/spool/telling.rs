@@ -58,11 +58,12 @@ impl Spool {
     pub(super) fn tell_end(&mut self, job: &Job, done: &Done) {
         let path = job.path.to_string_lossy().into_owned();
         self.attention.retain(|row| row.path != path);
+        // Whatever was said of it before does not hold any more.
+        self.remove_status(&job.path);
         let state = match done.end {
             End::Cancelled => JobState::Cancelled,
             End::Published if done.failed == 0 => {
-                // Whatever was said of it before does not hold any more.
-                return self.remove_status(&job.path);
+                return;
             }
             End::Published | End::Failed => JobState::Failed,
         };
@@ -126,6 +127,22 @@ impl Spool {
         self.attention.push_front(row.clone());
         self.attention.truncate(ROWS_MAX);
         self.write_status(&path, row);
+    }
+
+    /// Removes what a crash has left of status files that were being written.
+    pub(super) fn sweep(&self) {
+        let root = self.root.clone();
+        self.clerk.ask(move || {
+            let Ok(entries) = std::fs::read_dir(&root) else { return };
+            let is_left = |name: &std::ffi::OsStr| {
+                let name = name.as_encoded_bytes();
+                name.starts_with(b".") && name.ends_with(status::TEMP_ENDING.as_bytes())
+            };
+            for entry in entries.flatten().filter(|entry| is_left(&entry.file_name())) {
+                // What is not ours to remove stays.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        });
     }
 
     /// Removes the status and reject files that an earlier end may have left.

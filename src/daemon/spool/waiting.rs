@@ -108,6 +108,18 @@ impl Spool {
         }
     }
 
+    /// Whether a file waits anywhere.
+    pub(super) fn is_waiting(&self, path: &Arc<Path>) -> bool {
+        let is_own = |queued: &Queued| queued.path == *path;
+        let is_aside = self.unripe.contains_key(path) || self.missing.contains_key(path);
+        let is_queued = || {
+            self.queue.any(is_own)
+                || self.put_off.iter().any(|(_, queued)| is_own(queued))
+                || self.waiting_large.iter().any(is_own)
+        };
+        is_aside || self.blocked.contains_key(path) || (self.queued.contains(path) && is_queued())
+    }
+
     /// Takes a file away from wherever it waits: of several entries the one that has answers to use.
     pub(super) fn take_waiting(&mut self, path: &Arc<Path>) -> Option<Queued> {
         let mut taken = Vec::new();

@@ -20,6 +20,9 @@ use crate::journal::publish::folder_of;
 /// The longest status file that is read, in bytes: a hundred running files and a hundred others need far less.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// How the names of status files end that are being written.
+pub const TEMP_ENDING: &str = ".anvil-status";
+
 /// Replaces the status at `path` by this value, as one line of JSON, readable for whom `mode` allows whatever the umask.
 ///
 /// Only one thread writes a status. An error leaves the old one, and nothing beside it.
@@ -54,7 +57,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 fn temp_path(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "there is no file name"))?;
     let hash = format!("{:x}", Sha256::digest(name.as_bytes()));
-    Ok(folder_of(path).join(format!(".{}.anvil-status", &hash[..16])))
+    Ok(folder_of(path).join(format!(".{}{TEMP_ENDING}", &hash[..16])))
 }
 
 /// The status at `path`; `None` when there is none.
