@@ -17,6 +17,8 @@
 //! | `planted` | results, links and folders that others have put in the way |
 //! | `restart` | what a restart finds, after a drain and after a kill |
 //! | `kills` | `kill -9` at any instant |
+//! | `syscalls` | a kill, or an error, at any durable system call |
+//! | `order` | what must be durable before what |
 //! | `leases` | two daemons on one folder |
 //! | `manager` | what a service manager hears, and what it may ask for |
 //! | `keys` | keys that are refused, replaced, another's |
@@ -38,6 +40,9 @@ mod common;
 #[allow(dead_code)]
 #[path = "../crash/plan.rs"]
 mod needs;
+// What the helpers of the crash tests call these.
+use needs as plan;
+use spool as scene;
 
 mod arrivals;
 mod changes;
@@ -49,12 +54,16 @@ mod kills;
 mod leases;
 mod manager;
 mod names;
+mod order;
 mod outages;
 mod patient;
 mod planted;
 mod refused;
 mod restart;
 mod spool;
+#[path = "../crash/strace.rs"]
+mod strace;
+mod syscalls;
 mod tools;
 mod turns;
 mod unheard;

@@ -300,7 +300,7 @@ impl Daemon {
     }
 
     /// How many folders it watches (`fdinfo`, proc_pid_fdinfo(5)).
-    fn watches(&self) -> usize {
+    pub fn watches(&self) -> usize {
         let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fdinfo", self.pid())) else { return 0 };
         let texts = entries.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
         texts.map(|text| text.lines().filter(|line| line.starts_with("inotify wd:")).count()).sum()
