@@ -66,16 +66,19 @@ impl Dice {
 
 /// Goes through cases, and counts those of which `try_one` says so. Of a sample the first failure is the test's; when
 /// everything is tried, the others are, too, and all failures are told at the end.
-pub fn try_each<T>(cases: &[T], mut try_one: impl FnMut(&T) -> bool) -> usize {
-    let (mut count, mut failed) = (0, 0);
+pub fn try_each<T: fmt::Display>(cases: &[T], mut try_one: impl FnMut(&T) -> bool) -> usize {
+    let (mut count, mut failed) = (0, Vec::new());
     for case in cases {
         match catch_unwind(AssertUnwindSafe(|| try_one(case))) {
             Ok(counts) => count += usize::from(counts),
             Err(panic) if !is_all() => resume_unwind(panic),
-            Err(_) => failed += 1,
+            Err(_) => {
+                say(format_args!("failed: {case}"));
+                failed.push(case.to_string());
+            }
         }
     }
-    assert!(failed == 0, "{failed} of {} cases failed: each has said above how", cases.len());
+    assert!(failed.is_empty(), "{} of {} cases failed: {failed:#?}", failed.len(), cases.len());
     count
 }
 

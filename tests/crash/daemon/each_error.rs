@@ -2,6 +2,7 @@
 //! recovers by itself, or ends and says why; the next one comes to the right end.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::story::{Site, Story};
 use crate::common::Output;
@@ -23,17 +24,24 @@ struct Fault {
     lasts: bool,
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let more = if self.lasts { " and on" } else { "" };
+        write!(out, "{}{more} at {}", self.errno, self.site)
+    }
+}
+
 impl Story {
     /// Whether a call failed there: where its thread makes no such call that often, the daemon comes to its end.
     fn fail_at(&self, fault: &Fault, told: &mut BTreeMap<String, usize>) -> bool {
-        let Fault { site, errno, lasts } = fault;
+        let (errno, site) = (fault.errno, &fault.site);
         self.begin();
         let (before, trace) = (self.spool.sends(), self.spool.aside("trace"));
         let paths: Vec<_> = site.path.iter().cloned().collect();
-        let more = if *lasts { "+" } else { "" };
+        let more = if fault.lasts { "+" } else { "" };
         let mut options = Options::inject(&site.call, &format!("error={errno}:when={}{more}", site.time), &paths);
         options.calls = CALLS.to_owned();
-        let when = format!("{}: {errno}{more} at {site}", self.name);
+        let when = format!("{}: {fault}", self.name);
         let (output, is_own) = self.tell_of_trouble(&options, &trace, &when);
         let calls = strace::read(&trace);
         self.spool.check_never_wrong(&self.old, &when);

@@ -2,6 +2,7 @@
 //! of one, is recovered from; nothing that was published is lost, and no answer that was committed is asked for again.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 
 use super::spool::paid;
 use super::story::Story;
@@ -33,6 +34,12 @@ struct State {
     after: String,
 }
 
+impl fmt::Display for State {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:?} after {}", shown(&self.files), self.after)
+    }
+}
+
 /// Goes through the states of every moment, and gives those that `wants` asks for by their hashes, each of them once, at
 /// the last moment at which it may be found: what is certain then is certain.
 fn states_of(story: &Story, mut wants: impl FnMut(usize, u64) -> bool, mut give: impl FnMut(State)) {
@@ -59,7 +66,7 @@ fn shown(files: &Files) -> Vec<String> {
 impl Story {
     /// What is recovered from a state is what an undisturbed daemon would have made.
     fn check_recovery(&self, state: &State) {
-        let when = format!("{}: {:?} after {}", self.name, shown(&state.files), state.after);
+        let when = format!("{}: {state}", self.name);
         self.spool.put(&state.files);
         self.spool.check_never_wrong(&self.old, &when);
         let before = self.spool.sends();

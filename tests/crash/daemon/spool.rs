@@ -421,7 +421,10 @@ impl Daemon {
             assert!(began.elapsed() < WAIT_MAX, "its process was not found");
             std::thread::sleep(LOOK);
         }
-        wait_for("the end of a daemon", || self.has_ended().then_some(()));
+        while !self.has_ended() {
+            assert!(began.elapsed() < WAIT_MAX, "a daemon does not end; its log:\n{}", self.live().stderr());
+            std::thread::sleep(LOOK);
+        }
         self.live.take().expect("it has not been waited for").finish()
     }
 
