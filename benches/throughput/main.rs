@@ -87,8 +87,11 @@ impl Bench {
 fn cargo(root: &Path, arguments: &[&str]) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // Cargo sets it for whatever it runs, and where a build script looks at it, it would be run again each time.
-    command.current_dir(root).args(arguments).env_remove("CARGO_MANIFEST_DIR");
+    command.current_dir(root).args(arguments);
+    // Cargo sets these for whatever it runs; build scripts that look at them would be run again each time.
+    let is_of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter(|name| is_of_package(name)).for_each(|name| drop(command.env_remove(name)));
     let status = command.status().expect("cargo can be run");
     assert!(status.success(), "cargo {arguments:?} failed");
 }
