@@ -188,6 +188,8 @@ impl Spool {
         if let Some(result) = result_that_looks_like_input(&job) {
             self.own_results.insert(result);
         }
+        let shown = job.path.to_string_lossy();
+        self.attention.retain(|row| row.path != shown);
         self.suspended.remove(job.path.as_os_str().as_bytes());
         self.refused.remove(job.path.as_os_str().as_bytes());
         self.by_path.insert(Arc::clone(&job.path), slot);
