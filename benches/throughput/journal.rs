@@ -18,9 +18,9 @@ const ROUNDS: usize = 3;
 const IN_FLIGHT: usize = 64;
 const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1790000000,"model":"llama3.1:latest","choices":[{"index":0,"message":{"role":"assistant","content":"Rayleigh scattering: the air scatters short waves of light far more than long ones, and so the sky is blue, and red where the sun is low."},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":21,"completion_tokens":34,"total_tokens":55}}"#;
 
-/// The median time of one fdatasync of 64 KB, in milliseconds, where the benchmark's files lie.
-fn fdatasync(bench: &Bench) -> f64 {
-    let file = File::create(bench.folder.path().join("sync")).expect("a file can be made");
+/// The median time of one fdatasync of 64 KB in this folder, in milliseconds.
+pub fn fdatasync(folder: &Path) -> f64 {
+    let file = File::create(folder.join("sync")).expect("a file can be made");
     let times = (0..101).map(|number| {
         file.write_all_at(&[b'x'; 64 << 10], number * (64 << 10)).expect("it can be written");
         let began = Instant::now();
@@ -52,7 +52,7 @@ pub fn output(bench: &Bench) {
         say(&format!(
             "--output, latency {latency}, {IN_FLIGHT} in flight: {rate:.0} lines/s, {ratio:.2} x the time of a plain pipe \
              (bar {bar}); fdatasync {:.2} ms",
-            fdatasync(bench)
+            fdatasync(bench.folder.path())
         ));
     }
 }

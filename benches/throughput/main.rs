@@ -4,12 +4,14 @@
 //! Everything is measured against the project's own simulator on loopback, in interleaved rounds. On a shared machine
 //! only the ratios within one run mean anything: "floor" is a bare HTTP/1 loop that sends the same requests and parses
 //! nothing. `cargo bench -- --full` adds the run of 1,000,000 lines of 4 KB; `cargo bench -- replay` measures only the
-//! rows of that name.
+//! rows of that name, `cargo bench -- daemon` all those of the daemon.
 
+mod daemon;
 mod floor;
 mod journal;
 mod process;
 mod rows;
+mod spool;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +29,7 @@ pub struct Bench {
 /// A row's name, and what measures it.
 type Row = (&'static str, fn(&Bench));
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 13] = [
     ("throughput", rows::throughput),
     ("heavy-tail", |bench| [64, 256].into_iter().for_each(|in_flight| rows::heavy_tail(bench, in_flight))),
     ("streaming", rows::streaming),
@@ -37,6 +39,10 @@ const ROWS: [Row; 9] = [
     ("output", journal::output),
     ("replay", |bench| journal::replay(bench, 1_000_000)),
     ("memory", |bench| rows::memory(bench, if is_full() { 1_000_000 } else { 100_000 })),
+    ("daemon-first-request", daemon::first_request),
+    ("daemon-small-files", daemon::small_files),
+    ("daemon-queued", daemon::queued),
+    ("daemon-fairness", daemon::fairness),
 ];
 
 fn is_full() -> bool {
@@ -48,14 +54,21 @@ fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let bench = Bench::build();
     process::say(&format!(
-        "{} cores; every figure is the median of interleaved rounds",
-        std::thread::available_parallelism().map_or(1, usize::from)
+        "{} cores, load {}; every figure is the median of interleaved rounds",
+        std::thread::available_parallelism().map_or(1, usize::from),
+        load()
     ));
     for (name, measure) in ROWS {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
             measure(&bench);
         }
     }
+}
+
+/// How many processes wanted a core over the last minute (proc_loadavg(5)).
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 impl Bench {
@@ -73,6 +86,9 @@ impl Bench {
 
 fn cargo(root: &Path, arguments: &[&str]) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo).current_dir(root).args(arguments).status().expect("cargo can be run");
+    let mut command = Command::new(cargo);
+    // Cargo sets it for whatever it runs, and where a build script looks at it, it would be run again each time.
+    command.current_dir(root).args(arguments).env_remove("CARGO_MANIFEST_DIR");
+    let status = command.status().expect("cargo can be run");
     assert!(status.success(), "cargo {arguments:?} failed");
 }

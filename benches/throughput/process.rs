@@ -61,15 +61,17 @@ impl Simulator {
 
     /// One counter of `/stats`.
     pub fn stat(&self, name: &str) -> u64 {
+        self.ask("/stats")[name].as_u64().unwrap_or_default()
+    }
+
+    /// What it tells of itself at a path.
+    pub fn ask(&self, path: &str) -> serde_json::Value {
         let mut stream = TcpStream::connect(&self.address).expect("the simulator listens");
-        stream
-            .write_all(b"GET /stats HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-            .expect("a request can be sent");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("a request can be sent");
         let mut reply = String::new();
         stream.read_to_string(&mut reply).expect("the reply is text");
-        let json = reply.split("\r\n\r\n").nth(1).unwrap_or_default();
-        let stats: serde_json::Value = serde_json::from_str(json).expect("the statistics are JSON");
-        stats[name].as_u64().unwrap_or_default()
+        let (_, json) = reply.split_once("\r\n\r\n").unwrap_or_default();
+        serde_json::from_str(json).expect("the simulator answers in JSON")
     }
 }
 
@@ -113,12 +115,22 @@ pub fn finish(mut child: Child, began: Instant) -> Run {
 
 /// Peak resident memory in MiB of a running process.
 pub fn peak_memory(pid: u32) -> f64 {
+    memory_of(pid, "VmHWM:")
+}
+
+/// Resident memory in MiB of a running process.
+pub fn resident_memory(pid: u32) -> f64 {
+    memory_of(pid, "VmRSS:")
+}
+
+fn memory_of(pid: u32, field: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }
 
-fn cpu_seconds(pid: u32) -> f64 {
+/// User and system time in seconds of a running process.
+pub fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);

@@ -12,7 +12,8 @@ use super::process::{Run, Simulator, finish, is_installed, median, peak_memory, 
 use super::{Bench, floor};
 
 const ROUNDS: usize = 5;
-const PROMPT_BYTES: usize = 1024;
+/// Bytes of a prompt.
+pub const PROMPT_BYTES: usize = 1024;
 /// Pieces of a streamed reply.
 const CHUNKS: usize = 64;
 
@@ -29,7 +30,8 @@ fn body(number: usize, bytes: usize) -> String {
     format!(r#"{{"model":"llama3.1:latest","messages":[{{"role":"user","content":"{}"}}]}}"#, prompt(number, bytes))
 }
 
-fn line(number: usize, bytes: usize) -> String {
+/// A request line with this number as its id and at the beginning of its prompt of so many bytes.
+pub fn line(number: usize, bytes: usize) -> String {
     format!(
         r#"{{"custom_id":"r-{number}","method":"POST","url":"/v1/chat/completions","body":{}}}"#,
         body(number, bytes)

@@ -36,6 +36,7 @@ struct Shown<'a> {
     body: Option<&'a RawValue>,
     headers: BTreeMap<String, String>,
     authorization_token_index: Option<usize>,
+    arrived_us: u64,
     reached: BTreeMap<String, &'a RawValue>,
 }
 
@@ -54,6 +55,7 @@ fn show<'a>(sim: &Sim, record: &'a Record) -> Shown<'a> {
         body: serde_json::from_str(body).ok(),
         headers: headers(&record.head),
         authorization_token_index: record.token,
+        arrived_us: record.arrived_us,
         reached: reached.into_iter().map(|(key, value)| (key.into_owned(), value)).collect(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
@@ -84,8 +84,10 @@ impl Sim {
 
     /// Counts and remembers a chat request.
     pub fn arrive(&self, ask: &Ask<'_>, request: &Request, token: Option<usize>) -> Visit {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let arrived_us = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX);
         let mut live = self.live.borrow_mut();
-        live.stats.record(Record { head: request.head.clone(), body: request.body.clone(), token });
+        live.stats.record(Record { head: request.head.clone(), body: request.body.clone(), token, arrived_us });
         let (number, attempt) = live.stats.arrive(ask.identity);
         Visit { number, attempt }
     }

@@ -64,6 +64,8 @@ pub struct Record {
     pub body: Bytes,
     /// Which token of the list it carried
     pub token: Option<usize>,
+    /// When it had arrived whole, in microseconds since 1970
+    pub arrived_us: u64,
 }
 
 impl Record {

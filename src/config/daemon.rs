@@ -11,6 +11,9 @@ use super::layer::Layer;
 use crate::exit::Stop;
 pub use layer::{DaemonLayer, OwnerLayer};
 
+/// More files are not run at the same time.
+const OPEN_FILES_MAX: usize = 4096;
+
 /// The settings of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Daemon {
@@ -122,6 +125,10 @@ pub(super) fn daemon(settings: &mut Layer) -> Result<Daemon, Stop> {
         retain: layer.retain.unwrap_or(default.retain),
         log_format: layer.log_format.unwrap_or(default.log_format),
     };
+    if daemon.open_files_max > OPEN_FILES_MAX {
+        return Err(Stop::config(format!("--max-open-files {} is more than {OPEN_FILES_MAX}", daemon.open_files_max))
+            .way_out("choose fewer: more open files make nothing faster"));
+    }
     folders::check(&daemon)?;
     Ok(daemon)
 }

@@ -3,7 +3,10 @@
 
 use std::io;
 use std::sync::mpsc;
-use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What is still to be told at the end may take so long.
+const FINISH_MAX: Duration = Duration::from_secs(2);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -11,17 +14,16 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub struct Clerk {
     jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Clerk {
     /// Starts it.
     pub fn start() -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
-        let thread = std::thread::Builder::new().name("clerk".to_owned()).spawn(move || {
+        std::thread::Builder::new().name("clerk".to_owned()).spawn(move || {
             queue.into_iter().for_each(|job| job());
         })?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs) })
     }
 
     /// Has something done, behind everything that was asked before.
@@ -32,11 +34,13 @@ impl Clerk {
         }
     }
 
-    /// Waits until everything is done.
+    /// Waits until everything is done, but not for a file system that hangs.
     pub fn finish(&mut self) {
+        let (done, is_done) = mpsc::channel();
+        self.ask(move || {
+            let _ = done.send(());
+        });
+        let _ = is_done.recv_timeout(FINISH_MAX);
         self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }

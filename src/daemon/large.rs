@@ -264,11 +264,10 @@ pub async fn end(ending: Ending) -> Ended {
         }
         _ => Ended::PutAway,
     };
-    match journal.close(false).await {
-        Err(error) if !matches!(result, Ended::Published { .. }) => {
-            Ended::Hindered(Hindrance::Failed(error.to_string()))
-        }
-        _ => result,
+    match (journal.close(false).await, result) {
+        // What went wrong before is the cause of this.
+        (Err(error), Ended::PutAway) => Ended::Hindered(Hindrance::Failed(error.to_string())),
+        (_, result) => result,
     }
 }
 

@@ -67,7 +67,7 @@ use crate::config::{Config, Verbosity};
 use crate::engine::{self, HaltCause};
 use crate::exit::{Exit, Stop};
 use crate::filter;
-use crate::journal::lock::LockError;
+use crate::journal::lock::{Holder, LockError};
 use crate::journal::publish::{self, Exclusive};
 use crate::journal::{self, Journal};
 use crate::line::escape::shown;
@@ -91,6 +91,8 @@ const HALT_WAIT_MAX: Duration = Duration::from_secs(300);
 const HALT_LOOK: Duration = Duration::from_millis(500);
 /// Who waits for another's spool looks again after this time.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
+/// Giving the leases back may take so long, where a file system hangs.
+const CLOSING_MAX: Duration = Duration::from_secs(8);
 /// Results that are nearly there are waited for so long at the end.
 const ENDING_MAX: Duration = Duration::from_secs(5);
 
@@ -211,7 +213,7 @@ async fn open(root: PathBuf, shared: Rc<Shared>, visit: Visit) -> Result<Spool, 
     let begun = store.clone();
     let opened = Journal::start(&store.lease(), move || begun.begin(retain)).await;
     let (log, found) = opened.map_err(|error| match error {
-        journal::Error::Lock(lock) if matches!(*lock, LockError::Held { .. }) => OpenError::Held(lock.to_string()),
+        journal::Error::Lock(lock) if is_held_by_another(&lock) => OpenError::Held(lock.to_string()),
         error => OpenError::Stop(error.into()),
     })?;
     if found.torn_bytes > 0 {
@@ -224,6 +226,17 @@ async fn open(root: PathBuf, shared: Rc<Shared>, visit: Visit) -> Result<Spool, 
     Spool::new(opened, shared).map_err(|error| {
         OpenError::Stop(Stop::new(Exit::Io, format!("start the threads of {}: {error}", shown(&root))))
     })
+}
+
+/// Whether it is another process that has the lease: our own last use of it may not have ended yet.
+fn is_held_by_another(error: &LockError) -> bool {
+    match error {
+        LockError::Held { holder: Some(holder), .. } => {
+            !Holder::this_process(None).is_ok_and(|me| me.same_boot(holder) && me.pid == holder.pid)
+        }
+        LockError::Held { holder: None, .. } => true,
+        _ => false,
+    }
 }
 
 /// Finds out before anything is sent how results get their names here.
@@ -332,7 +345,10 @@ impl Daemon {
         if stop.is_none() && self.shutdown.level() < Level::Aborting {
             let _ = tokio::time::timeout(ENDING_MAX, desk.end()).await;
         }
-        let closed = desk.close().await;
+        let closed = tokio::time::timeout(CLOSING_MAX, desk.close()).await.unwrap_or_else(|_| {
+            Err(Stop::new(Exit::Io, "the file system does not answer: ended without giving the lease back")
+                .way_out("the next daemon takes it, and goes on from the log"))
+        });
         tracing::info!("ended");
         match (stop.or_else(|| desk.take_stop()), closed) {
             (Some(stop), _) | (None, Err(stop)) => Err(stop),

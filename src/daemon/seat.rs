@@ -18,7 +18,7 @@ use super::OpenError;
 use super::spool::{Shared, Spool};
 use super::store::Visit;
 use crate::engine::Slot;
-use crate::exit::Stop;
+use crate::exit::{Exit, Stop};
 use crate::journal::Error;
 use crate::journal::lock::LockError;
 use crate::line::escape::shown;
@@ -131,6 +131,11 @@ impl Seat {
                     self.state = State::Open(Box::new(spool));
                 }
                 Err(error @ OpenError::Held(_)) if !waits(shared) => return Err(error.into()),
+                Err(error) if shared.config().daemon.as_ref().is_some_and(|daemon| daemon.once) => {
+                    // Who runs it once runs it again.
+                    let Stop { message, way_out, .. } = error.into();
+                    return Err(Stop { exit: Exit::Resumable, message, way_out });
+                }
                 Err(error) => self.wait(Stop::from(error).message, shared),
             }
             cx.waker().wake_by_ref();

@@ -100,7 +100,7 @@ pub fn every_tool_brings_its_file_once_and_whole() {
         true => ways.extend([("rsync", r#"rsync -t "$1" "$2""#), ("rsync-i", r#"rsync --inplace "$1" "$2""#)]),
         false => say("SKIPPED rsync: it is not installed"),
     }
-    let count = |way: &str| if way.len() % 2 == 0 { 70 } else { 3 };
+    let count = |way: &str| if way.len().is_multiple_of(2) { 70 } else { 3 };
     for (way, script) in &ways {
         let source = spool.aside(format!("{way}.source"));
         std::fs::write(&source, lines(way, count(way))).unwrap();

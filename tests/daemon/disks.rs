@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::needs;
 use crate::spool::{Daemon, SLOTS, Spool, lines, quoted};
-use crate::tools::is_there;
+use crate::tools::{has_strace, strace};
 
 /// A file system in memory in the place of a spool, which only this sees; gone when it is dropped.
 pub struct Mounted {
@@ -105,8 +105,7 @@ fn a_full_disk_is_waited_for() {
 /// nobody can remount what is open for writing.
 #[test]
 fn a_read_only_disk_is_waited_for() {
-    let found = if is_there("strace") { Ok(()) } else { Err("it is not installed".to_owned()) };
-    if !needs::has("strace", found, "ANVIL_REQUIRE_STRACE") {
+    if !has_strace() {
         return;
     }
     let spool = Spool::slow(50);
@@ -115,18 +114,11 @@ fn a_read_only_disk_is_waited_for() {
     spool.put("large.jsonl", lines("large", 120));
     spool.wait("some answers", || (spool.sim.count("ok") > 20).then_some(()));
     let calls = "fdatasync,fsync,linkat,renameat,renameat2,unlinkat,mkdirat,fchmod";
-    let mut strace = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")])
-        .args(["-e", &format!("inject={calls}:error=EROFS"), "-p", &daemon.pid().to_string()])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let held = strace(&daemon, calls, "error=EROFS");
     spool.wait("nothing in flight", || (spool.sim.count("in_flight") == 0).then_some(()));
     daemon.wait_for_stderr("Read-only file system");
     assert!(!spool.has("small.out.jsonl") && !spool.has("large.out.jsonl"));
-    strace.kill().unwrap();
-    strace.wait().unwrap();
+    drop(held);
     spool.wait_for_answers("small.out.jsonl", "small", 60);
     spool.wait_for_answers("large.out.jsonl", "large", 120);
     let repeats = spool.sim.count("repeats");

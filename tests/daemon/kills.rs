@@ -118,17 +118,24 @@ fn every_file_has_one_whole_result_after_any_number_of_kills() {
 #[test]
 fn kills_and_changes_together_lose_nothing() {
     let mut dice = Dice::new();
+    for _ in 0..count(50, 1) {
+        change_and_kill(&mut dice, 6);
+    }
+}
+
+fn change_and_kill(dice: &mut Dice, kills: u64) {
     let spool = Spool::with(&["--latency", "lognormal:10:60"]);
     let mut sizes = [20, 60, 80];
     let mut daemon = spool.start();
-    let kills = count(60, 6);
-    for _ in 0..kills {
+    for kill in 0..kills {
         for (number, size) in sizes.iter_mut().enumerate() {
             *size += dice.below(6);
             spool.put(format!("g{number}.jsonl"), lines(&format!("g{number}"), *size));
         }
         std::thread::sleep(Duration::from_millis(dice.below(300) as u64));
         daemon.kill();
+        let repeats = spool.sim.count("repeats");
+        assert!(repeats <= kill * crate::spool::SLOTS, "{repeats} repeats after {kill} kills");
         daemon = spool.start();
     }
     // A last word that the kernel tells of.
@@ -138,6 +145,6 @@ fn kills_and_changes_together_lose_nothing() {
         spool.wait_for_answers(&format!("{name}.out.jsonl"), &name, *size);
     }
     let repeats = spool.sim.count("repeats");
-    assert!(repeats <= kills as u64 * crate::spool::SLOTS, "{repeats} repeats after {kills} kills");
+    assert!(repeats <= kills * crate::spool::SLOTS, "{repeats} repeats after {kills} kills");
     daemon.stop().expect(0);
 }

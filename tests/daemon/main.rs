@@ -34,6 +34,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+// The crash tests draw more from it.
+#[allow(dead_code)]
 #[path = "../crash/plan.rs"]
 mod needs;
 

@@ -1,13 +1,11 @@
 //! What a service manager hears on its socket (sd_notify(3)), and what it may ask for by signals.
 
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::{Run, Signal};
-use crate::needs::has;
 use crate::spool::{Daemon, Spool, lines};
-use crate::tools::is_there;
+use crate::tools::{has_strace, strace};
 
 /// Hears what a daemon says of itself.
 struct Manager {
@@ -139,36 +137,21 @@ fn pings_cease_when_the_daemon_hangs_and_begin_again_when_it_goes_on() {
     daemon.stop().expect(0);
 }
 
-/// Holds every sync of a process up for so many seconds.
-fn hold_syncs(daemon: &Daemon, seconds: u64) -> Child {
-    let inject = format!("inject=fdatasync,fsync:delay_enter={}", seconds * 1_000_000);
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", &inject, "-p"]);
-    let strace = command.arg(daemon.pid().to_string()).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    crate::common::wait_for("strace to hold it", || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-        status.lines().any(|line| line == format!("TracerPid:\t{}", strace.id())).then_some(())
-    });
-    strace
-}
-
 /// A disk that hangs is as much of a reason as a loop that does.
 #[test]
 fn pings_cease_when_the_disk_hangs() {
-    let found = if is_there("strace") { Ok(()) } else { Err("it is not installed".to_owned()) };
-    if !has("strace", found, "ANVIL_REQUIRE_STRACE") {
+    if !has_strace() {
         return;
     }
     let spool = Spool::new();
     let mut manager = Manager::new(&spool);
     let daemon = Daemon::watching(Manager::of(&spool, spool.daemon()).env("WATCHDOG_USEC", "600000"));
     manager.wait_for("WATCHDOG=1");
-    let mut strace = hold_syncs(&daemon, 2);
+    let held = strace(&daemon, "fdatasync,fsync", "delay_enter=2000000");
     spool.put("p.jsonl", lines("p", 1));
     let silence = manager.longest_silence(Duration::from_secs(3));
     assert!(silence > Duration::from_millis(1500), "pings while the disk hung: {silence:?}, {:?}", manager.heard);
-    strace.kill().unwrap();
-    strace.wait().unwrap();
+    drop(held);
     spool.wait_for_answers("p.out.jsonl", "p", 1);
     manager.forget();
     manager.wait_for("WATCHDOG=1");

@@ -3,7 +3,7 @@
 use crate::common::desk::names_in;
 use crate::common::{Signal, prompt};
 use crate::spool::{Daemon, SLOTS, Spool, answers, lines};
-use crate::tools::shell;
+use crate::tools::{has_strace, shell, strace};
 
 /// Files of which one is small, one is large, and one is a prompt.
 const FILES: [(&str, usize); 2] = [("small", 40), ("large", 90)];
@@ -155,4 +155,29 @@ pub fn what_happened_meanwhile_is_found_at_the_start() {
     daemon.stop().expect(0);
     let own = names_in(&spool.path(".anvil"));
     assert!(own.iter().filter(|name| name.starts_with("log.")).count() == 1, "{own:?}");
+}
+
+/// What was answered when the file was small is in another place than what is asked when it is large.
+#[test]
+fn what_a_file_was_answered_when_it_was_small_survives_a_kill_as_it_becomes_large() {
+    if !has_strace() {
+        return;
+    }
+    let spool = Spool::new();
+    let daemon = spool.start();
+    spool.put("p.jsonl", lines("p", 60));
+    spool.wait_for_answers("p.out.jsonl", "p", 60);
+    let held = strace(&daemon, "fdatasync,fsync", "delay_enter=500000");
+    spool.put("p.jsonl", lines("p", 100));
+    // The lock of its journal is there, and the journal is on its way.
+    let jobs = spool.path(".anvil/jobs");
+    let folder = spool.wait("the folder of a large file", || jobs.read_dir().unwrap().next());
+    let folder = folder.unwrap().path();
+    spool.wait("the lock of its journal", || folder.join("journal.lock").exists().then_some(()));
+    daemon.kill();
+    drop(held);
+    assert!(!folder.join("journal").exists(), "it was too late");
+    let _daemon = spool.start();
+    spool.wait_for_answers("p.out.jsonl", "p", 100);
+    spool.nothing_asked_twice();
 }

@@ -3,8 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use crate::common::wait_for;
+use crate::needs::has;
+use crate::spool::Daemon;
 
 /// Runs a command, which must succeed.
 #[track_caller]
@@ -51,5 +55,38 @@ pub fn append(path: &Path, piece: impl AsRef<[u8]>) {
 
 /// Pieces of about the same size, whose ends have nothing to do with those of lines.
 fn in_pieces(text: &str, pieces: usize, mut give: impl FnMut(&[u8])) {
-    text.as_bytes().chunks(text.len().div_ceil(pieces)).for_each(|piece| give(piece));
+    text.as_bytes().chunks(text.len().div_ceil(pieces)).for_each(give);
+}
+
+/// Whether there is strace, with which system calls are held up or fail.
+pub fn has_strace() -> bool {
+    let found = if is_there("strace") { Ok(()) } else { Err("it is not installed".to_owned()) };
+    has("strace", found, "ANVIL_REQUIRE_STRACE")
+}
+
+/// strace that meddles with a process; it lets go when it is dropped.
+pub struct Strace(Child);
+
+/// Has these system calls of a daemon injected with this (strace(1), `-e inject`).
+pub fn strace(daemon: &Daemon, calls: &str, what: &str) -> Strace {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+    command.args(["-e", &format!("inject={calls}:{what}"), "-p", &daemon.pid().to_string()]);
+    let strace = Strace(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let tracer = format!("TracerPid:\t{}", strace.0.id());
+    wait_for("strace to hold it", || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        let held = |task: std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("status")).is_ok_and(|status| status.contains(&tracer))
+        };
+        tasks.flatten().all(held).then_some(())
+    });
+    strace
+}
+
+impl Drop for Strace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

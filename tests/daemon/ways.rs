@@ -24,6 +24,7 @@ pub fn once_drains_and_ends_as_a_filter_would() {
     }
     bad.put("bad.jsonl", "{\n");
     let archive = archived.aside("archive");
+    std::fs::create_dir(&archive).unwrap();
     let with_archive = archived.daemon().args(["--once", "--archive"]).args([&archive]);
     let [first, second, third] =
         [good.daemon().args(["--once"]), bad.daemon().args(["--once"]), with_archive].map(Daemon::start);
@@ -69,7 +70,7 @@ fn an_archive_gets_what_is_finished_and_keeps_its_folders() {
     // The same name once more, with other contents: nothing that is there is overwritten, nothing is lost.
     spool.put("p.jsonl", lines("p", 4));
     spool.wait("both results", || {
-        let everywhere = [spool.root(), &archive].map(|folder| crate::common::desk::names_in(folder)).concat();
+        let everywhere = [spool.root(), &archive].map(crate::common::desk::names_in).concat();
         let results = everywhere.iter().filter(|name| name.starts_with("p.") && name.contains(".out"));
         (results.count() == 2 && spool.sim.count("requests") == 85).then_some(())
     });

@@ -17,6 +17,8 @@ use super::{HANDS_MAX, Occurrence, RENDERED_AT_ONCE, Spool};
 use crate::journal;
 use crate::line::escape::shown;
 
+/// How often it is looked whether controls that waited can be honoured.
+const CONTROLS_LOOK: Duration = Duration::from_millis(500);
 /// A file that went away is given up after this time: some editors take the old file away before the new one is there.
 const GONE_FOR_GOOD: Duration = Duration::from_secs(2);
 
@@ -158,6 +160,7 @@ impl Spool {
     /// A job has ended durably.
     pub(super) fn finished(&mut self, slot: u32, done: &Done, at: u64) {
         self.log_bytes = self.log_bytes.max(at);
+        self.failed_lines += done.failed;
         self.remember(done, at);
         if self.job(slot, done.job).is_none() {
             return;
@@ -289,7 +292,10 @@ impl Spool {
         }
         self.look_at_unripe(now);
         self.forget_missing(now);
-        self.look_at_controls();
+        if !self.renewing && self.controls_looked.is_none_or(|at| now.duration_since(at) >= CONTROLS_LOOK) {
+            self.controls_looked = Some(now);
+            self.look_at_controls();
+        }
         self.look_at_blocked(now);
         self.look_at_put_off(now);
         self.renew_log();

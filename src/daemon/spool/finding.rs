@@ -87,7 +87,10 @@ impl Spool {
         match told {
             Told::Found(found) => found.into_iter().for_each(|found| self.found(found)),
             Told::Gone(paths) => paths.iter().for_each(|path| self.gone(path)),
-            Told::Scanned { unsettled, .. } => self.scanned = Some(unsettled),
+            Told::Scanned { files, unsettled, took } => {
+                tracing::debug!(files, unsettled, took_seconds = took.as_secs_f64(), "scanned");
+                self.scanned = Some(unsettled);
+            }
             Told::Lost(reason) => self.pause(reason),
             Told::Back => {
                 self.resume();

@@ -62,7 +62,9 @@ impl Spool {
                     let done = Done { stamp: job.stamp, ..*before };
                     self.drop_job(slot);
                     self.stale.remove(&path);
-                    return self.note_done(done);
+                    let stamp = done.stamp;
+                    self.note_done(done);
+                    return self.look_at_dirty(&path, stamp);
                 }
                 job.lines = Some(lines);
                 job.share.lines = lines;

@@ -58,11 +58,12 @@ impl Spool {
     pub(super) fn tell_end(&mut self, job: &Job, done: &Done) {
         let path = job.path.to_string_lossy().into_owned();
         self.attention.retain(|row| row.path != path);
+        // Whatever was said of it before does not hold any more.
+        self.remove_status(&job.path);
         let state = match done.end {
             End::Cancelled => JobState::Cancelled,
             End::Published if done.failed == 0 => {
-                // Whatever was said of it before does not hold any more.
-                return self.remove_status(&job.path);
+                return;
             }
             End::Published | End::Failed => JobState::Failed,
         };
