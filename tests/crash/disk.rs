@@ -352,3 +352,40 @@ impl Inode {
         }
     }
 }
+
+#[test]
+fn what_is_not_synced_may_be_lost_with_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let text = concat!(
+        "7 mkdir(\"/d/f\", 0700) = 0\n",
+        "7 openat(AT_FDCWD</>, \"/d/f/a\", O_WRONLY|O_CREAT|O_EXCL, 0600) = 3</d/f/a>\n",
+        "7 write(3</d/f/a>, \"12\", 2) = 2\n",
+        "7 fsync(3</d/f/a>) = 0\n",
+        "7 openat(AT_FDCWD</>, \"/d/f\", O_RDONLY) = 4</d/f>\n",
+        "7 fsync(4</d/f>) = 0\n",
+        "8 close(4</d/f> <unfinished ...>\n",
+        "7 write(3</d/f/a>, \"34\", 2) = 2\n",
+        "7 openat(AT_FDCWD</>, \"/d\", O_RDONLY) = 4</d>\n",
+        "8 <... close resumed>) = 0\n",
+        "7 fsync(4</d>) = 0\n",
+        "7 unlinkat(4</d>, \"f/a\", 0) = 0\n",
+    );
+    std::fs::write(&trace, text).unwrap();
+    let calls = crate::strace::read(&trace);
+    let mut disk = Disk::new(Path::new("/d"), &Files::new());
+    let mut states = |calls: &[Call]| {
+        calls.iter().for_each(|call| disk.apply(call));
+        let shown = |files: Files| -> Vec<String> {
+            files.into_iter().map(|(name, bytes)| format!("{name} {}", bytes.escape_ascii())).collect()
+        };
+        disk.states().into_iter().map(shown).collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    };
+    let file = |text: &str| vec!["f/ ".to_owned(), format!("f/a {text}")];
+    // Its own folder was synced, but not the one above it.
+    assert_eq!(states(&calls[..6]), [vec![], file("12")]);
+    let nuls = "12\\x00\\x00";
+    assert_eq!(states(&calls[6..10]), [file("12"), file("123"), file("1234"), file(nuls)]);
+    let gone = vec!["f/ ".to_owned()];
+    assert_eq!(states(&calls[10..]), [gone, file("12"), file("123"), file("1234"), file(nuls)]);
+}

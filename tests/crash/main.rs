@@ -15,6 +15,7 @@
 //! | `power` | every state that a power failure may leave on a weak file system |
 //! | `torn` | journals cut at every length, filled with NULs, flipped |
 //! | `room` | full disks, file size limits, storms of signals |
+//! | `daemon` | all of that for the daemon, whose files are a tree, and whose calls come from several threads |
 //! | `owners` | many processes on one journal; files that are not ours; inputs that change meanwhile |
 //!
 //! Helpers: `plan` (how much of it, and what it needs), `task` (what is run), `scene` (where, and what must come of it), `frames` (a journal's bytes,
