@@ -91,7 +91,9 @@ fn cargo(root: &Path, arguments: &[&str]) {
     // Cargo sets these for whatever it runs; build scripts that look at them would be run again each time.
     let is_of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    names.filter(|name| is_of_package(name)).for_each(|name| drop(command.env_remove(name)));
+    for name in names.filter(|name| is_of_package(name)) {
+        command.env_remove(name);
+    }
     let status = command.status().expect("cargo can be run");
     assert!(status.success(), "cargo {arguments:?} failed");
 }

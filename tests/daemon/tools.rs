@@ -54,7 +54,7 @@ pub fn append(path: &Path, piece: impl AsRef<[u8]>) {
 }
 
 /// Pieces of about the same size, whose ends have nothing to do with those of lines.
-fn in_pieces(text: &str, pieces: usize, mut give: impl FnMut(&[u8])) {
+fn in_pieces(text: &str, pieces: usize, give: impl FnMut(&[u8])) {
     text.as_bytes().chunks(text.len().div_ceil(pieces)).for_each(give);
 }
 
