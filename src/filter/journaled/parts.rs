@@ -103,7 +103,7 @@ fn is_answered(understood: &Understood, known: &mut Known, records: &mut Records
     records.outcome(offset, &key).is_ok_and(|(_, outcome)| outcome.result.is_ok())
 }
 
-/// The parts of a [`Journaled`].
+/// The parts of a [`super::Journaled`].
 #[derive(Debug)]
 pub struct Parts {
     /// What comes in.
