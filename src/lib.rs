@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! main → lib → cli → config
-//! command → daemon → filter → report, connection, journal, engine → flow, api → line
+//! command → daemon → filter → report, connection, journal, engine → api → flow, line
 //! ```
 //!
 //! Arrows point one way; an ordinary test (`tests/house.rs`) reads the sources and fails on one that runs back.

@@ -1,4 +1,4 @@
-//! Reads what a reply's head says about waiting, type and place. Pure: the clock comes in as an argument.
+//! Reads what a reply's head says about waiting, quotas, type and place. Pure: the clock comes in as an argument.
 //!
 //! Sources: RFC 9110 section 10.2.3 (Retry-After), `retry-after-ms` (Azure), `x-ratelimit-*` (OpenAI, LiteLLM, GitHub).
 
@@ -6,17 +6,35 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 
+use crate::flow::quota::{Left, QuotaNews};
+
 /// A wait that is asked for is honoured up to this long.
 pub const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// A reset value from here on is a point in time (Unix seconds), not a duration.
 const EPOCH_SECONDS_MIN: f64 = 1e9;
 
-/// Headers that tell what is left of a quota, and when there is more.
-static QUOTAS: [(HeaderName, HeaderName); 3] = [
-    (HeaderName::from_static("x-ratelimit-remaining"), HeaderName::from_static("x-ratelimit-reset")),
-    (HeaderName::from_static("x-ratelimit-remaining-requests"), HeaderName::from_static("x-ratelimit-reset-requests")),
-    (HeaderName::from_static("x-ratelimit-remaining-tokens"), HeaderName::from_static("x-ratelimit-reset-tokens")),
-];
+/// Headers that tell how large a quota is, what is left of it, and when there is more.
+struct QuotaHeaders {
+    limit: HeaderName,
+    remaining: HeaderName,
+    reset: HeaderName,
+}
+
+static PLAIN_QUOTA: QuotaHeaders = QuotaHeaders {
+    limit: HeaderName::from_static("x-ratelimit-limit"),
+    remaining: HeaderName::from_static("x-ratelimit-remaining"),
+    reset: HeaderName::from_static("x-ratelimit-reset"),
+};
+static REQUEST_QUOTA: QuotaHeaders = QuotaHeaders {
+    limit: HeaderName::from_static("x-ratelimit-limit-requests"),
+    remaining: HeaderName::from_static("x-ratelimit-remaining-requests"),
+    reset: HeaderName::from_static("x-ratelimit-reset-requests"),
+};
+static TOKEN_QUOTA: QuotaHeaders = QuotaHeaders {
+    limit: HeaderName::from_static("x-ratelimit-limit-tokens"),
+    remaining: HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    reset: HeaderName::from_static("x-ratelimit-reset-tokens"),
+};
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// What kind of body the head announces.
@@ -41,6 +59,8 @@ pub struct Head {
     pub location: Option<String>,
     /// How long nothing more should be sent, from now.
     pub wait: Option<Duration>,
+    /// What it says is left of the service's quotas.
+    pub quota: Option<QuotaNews>,
     /// The body is compressed, though nobody asked for that.
     pub encoded: bool,
 }
@@ -48,8 +68,7 @@ pub struct Head {
 impl Head {
     /// Reads a head; `now` serves where the reply has no Date of its own.
     pub fn read(status: u16, headers: &HeaderMap, now: SystemTime) -> Self {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        let content_type = text(CONTENT_TYPE).unwrap_or_default();
+        let content_type = text(headers, &CONTENT_TYPE).unwrap_or_default();
         let starts =
             |prefix: &str| content_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
         let kind = match () {
@@ -60,34 +79,54 @@ impl Head {
         Self {
             status,
             kind,
-            location: text(LOCATION).filter(|_| (300..400).contains(&status)).map(str::to_owned),
+            location: text(headers, &LOCATION).filter(|_| (300..400).contains(&status)).map(str::to_owned),
             wait: wait(status, headers, now),
-            encoded: text(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")),
+            quota: quota_news(headers, now),
+            encoded: text(headers, &CONTENT_ENCODING)
+                .is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")),
         }
     }
 }
 
 /// The longest wait that the head asks for, capped.
 fn wait(status: u16, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let date = || text(&DATE).and_then(|value| httpdate::parse_http_date(value).ok()).unwrap_or(now);
-    let quotas = QUOTAS.iter().filter_map(|(remaining, reset_at)| {
-        let remaining = text(remaining)?.trim().parse::<f64>().ok()?;
-        if remaining > 0.0 {
-            return None;
-        }
-        reset(text(reset_at)?, date())
-    });
-    let quotas = quotas.max();
+    let date = || date(headers, now);
+    let quotas = [&PLAIN_QUOTA, &REQUEST_QUOTA, &TOKEN_QUOTA].into_iter();
+    let quotas = quotas.filter_map(|names| left(headers, names, now)).filter(|left| left.remaining == 0);
+    let quotas = quotas.map(|left| left.resets_in).max();
     // On a success only an exhausted quota says to wait.
     let asked = if (200..300).contains(&status) {
         None
     } else {
-        let milliseconds = text(&RETRY_AFTER_MS).and_then(seconds);
+        let milliseconds = text(headers, &RETRY_AFTER_MS).and_then(seconds);
         let precise = milliseconds.and_then(|milliseconds| positive(milliseconds / 1000.0));
-        precise.or_else(|| retry_after(text(&RETRY_AFTER)?, date()))
+        precise.or_else(|| retry_after(text(headers, &RETRY_AFTER)?, date()))
     };
     asked.into_iter().chain(quotas).max().map(|wait| wait.min(WAIT_MAX))
+}
+
+/// What the head says about quotas; the plain headers, of which nobody says what they count, count requests.
+fn quota_news(headers: &HeaderMap, now: SystemTime) -> Option<QuotaNews> {
+    let requests = left(headers, &REQUEST_QUOTA, now).or_else(|| left(headers, &PLAIN_QUOTA, now));
+    let news = QuotaNews { requests, tokens: left(headers, &TOKEN_QUOTA, now) };
+    (!news.is_empty()).then_some(news)
+}
+
+/// What is left of one quota. Without a reset that lies ahead it would hold nothing back, and says nothing.
+fn left(headers: &HeaderMap, names: &QuotaHeaders, now: SystemTime) -> Option<Left> {
+    let number = |name| text(headers, name).and_then(seconds).map(|number| number.max(0.0).floor() as u64);
+    let remaining = number(&names.remaining)?;
+    let resets_in = reset(text(headers, &names.reset)?, date(headers, now))?.min(WAIT_MAX);
+    Some(Left { limit: number(&names.limit), remaining, resets_in })
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// When the reply was written, by its own clock where it tells.
+fn date(headers: &HeaderMap, now: SystemTime) -> SystemTime {
+    text(headers, &DATE).and_then(|value| httpdate::parse_http_date(value).ok()).unwrap_or(now)
 }
 
 /// Seconds (fractions tolerated) or an HTTP date, measured against the reply's own Date; past or garbage is nothing.
@@ -168,5 +207,49 @@ mod tests {
     fn a_success_waits_only_for_an_exhausted_quota() {
         assert_eq!(head(200, &[("retry-after", "7")]).wait, None);
         assert!(head(200, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "5")]).wait.is_some());
+    }
+
+    #[test]
+    fn what_is_left_of_quotas_is_read() {
+        let pairs = [
+            ("x-ratelimit-limit-requests", "60"),
+            ("x-ratelimit-remaining-requests", "59"),
+            ("x-ratelimit-reset-requests", "1s"),
+            ("x-ratelimit-limit-tokens", "150000"),
+            ("x-ratelimit-remaining-tokens", "149984"),
+            ("x-ratelimit-reset-tokens", "6m0s"),
+        ];
+        let told =
+            |limit, remaining, seconds| Some(Left { limit, remaining, resets_in: Duration::from_secs_f64(seconds) });
+        let (requests, tokens) = (told(Some(60), 59, 1.0), told(Some(150_000), 149_984, 360.0));
+        assert_eq!(head(200, &pairs).quota, Some(QuotaNews { requests, tokens }));
+        assert_eq!(head(429, &pairs[3..]).quota, Some(QuotaNews { requests: None, tokens }));
+
+        let plain = [("x-ratelimit-remaining", "3"), ("x-ratelimit-reset", "1000000060")];
+        let requests = told(None, 3, 60.0);
+        assert_eq!(head(200, &plain).quota, Some(QuotaNews { requests, tokens: None }));
+        let both = [plain[0], plain[1], pairs[1], pairs[2]];
+        let requests = told(None, 59, 1.0);
+        assert_eq!(head(200, &both).quota, Some(QuotaNews { requests, tokens: None }), "the more exact ones count");
+    }
+
+    #[test]
+    fn what_says_nothing_about_a_quota_is_no_news() {
+        type Pairs<'a> = &'a [(&'static str, &'a str)];
+        let cases: [Pairs<'_>; 5] = [
+            &[],
+            &[("x-ratelimit-remaining", "3")],
+            &[("x-ratelimit-reset", "3")],
+            &[("x-ratelimit-remaining", "3"), ("x-ratelimit-reset", "0")],
+            &[("x-ratelimit-remaining", "some"), ("x-ratelimit-reset", "60")],
+        ];
+        for pairs in cases {
+            assert_eq!(head(200, pairs).quota, None, "{pairs:?}");
+        }
+        let odd = [("x-ratelimit-remaining", "-2.5"), ("x-ratelimit-reset", "999999999")];
+        assert_eq!(
+            head(200, &odd).quota.unwrap().requests.unwrap(),
+            Left { limit: None, remaining: 0, resets_in: WAIT_MAX }
+        );
     }
 }

@@ -74,7 +74,7 @@ async fn play(script: Script) -> Result<Reply<Rest>, TransportError> {
             Play::Break(error) => return Err(error),
             Play::Piece(_) | Play::Hang => std::future::pending().await,
         };
-        let head = Head { status, kind, location: None, wait, encoded: false };
+        let head = Head { status, kind, location: None, wait, quota: None, encoded: false };
         return Ok(Reply { head, body: Rest(rest) });
     }
     std::future::pending().await
