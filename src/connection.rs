@@ -7,7 +7,9 @@ use crate::api::client::{ApiClient, Settings};
 use crate::api::transport::{Page, Transport as _, collect};
 use crate::api::{self, TransportError};
 use crate::config::{Config, Service};
+use crate::engine;
 use crate::exit::{Exit, Stop};
+use crate::flow::Quotas;
 
 const LIST_MAX: Duration = Duration::from_secs(30);
 const LIST_BYTES_MAX: usize = 8 << 20;
@@ -17,6 +19,18 @@ pub fn client(config: &Config) -> Result<ApiClient, Stop> {
     ApiClient::new(settings(config)).map_err(|message| {
         Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one")
     })
+}
+
+/// The endpoints of a configuration, for the engine.
+pub fn endpoints<'c>(config: &Config, client: &'c ApiClient) -> Vec<engine::Endpoint<'c, ApiClient>> {
+    let name = config.service.base_url.host_str().unwrap_or_default().to_owned();
+    vec![engine::Endpoint {
+        transport: client,
+        name,
+        dialect: config.service.dialect,
+        concurrency: None,
+        quotas: Quotas::new(&[], None),
+    }]
 }
 
 /// What the transport of a configuration needs to know.

@@ -20,7 +20,7 @@ use super::supervision::{Supervision, Watchdog};
 use super::{Inbox, Outside};
 use crate::api::Dialect;
 use crate::config::{Config, Daemon, OwnerCaps};
-use crate::engine::{Delta, Event, Halt, Key, Mode, Slot, Work};
+use crate::engine::{Delta, Event, Fit, Halt, Key, Mode, Room, Slot, Work};
 use crate::exit::{Exit, Stop};
 use crate::line::{Outcome, Request};
 
@@ -28,6 +28,8 @@ use crate::line::{Outcome, Request};
 const TICK: Duration = Duration::from_millis(250);
 /// A tick that is so late tells that the process was stopped.
 const STOOD_STILL: Duration = Duration::from_secs(2);
+/// For so long after a change of the model, requests for that model go first: loading one takes about as long.
+const STAY: Duration = Duration::from_secs(30);
 /// So many occurrences are handled before the engine gets its turn.
 const HANDLED_AT_ONCE: usize = 256;
 
@@ -50,6 +52,8 @@ pub struct Desk {
     in_flight: Vec<usize>,
     /// The spool that is asked for work first.
     next: usize,
+    /// When a request was sent last that made a server change its model.
+    swapped: Option<Instant>,
     /// Which accounts have not heard of another concurrency.
     concurrency: Vec<Option<usize>>,
     /// Which accounts' keys are to be read again.
@@ -91,6 +95,7 @@ impl Desk {
             slept: slept(),
             in_flight: vec![0; accounts.len()],
             next: 0,
+            swapped: None,
             concurrency: vec![None; accounts.len()],
             renewals: vec![false; accounts.len()],
             accounts,
@@ -327,20 +332,17 @@ pub struct Front<'d> {
 }
 
 impl Mode for Front<'_> {
-    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
+    fn poll_pull(&mut self, room: &Room<'_>, cx: &mut Context<'_>) -> Poll<Option<Work>> {
         let mut desk = self.desk.borrow_mut();
-        let seats = desk.seats.len();
-        // Each account's engine keeps to the limit; what all of them have together does, too.
-        let in_flight: usize = desk.in_flight.iter().sum();
-        let is_full = in_flight >= desk.shared.config().limits.concurrency.get();
-        for offset in (0..seats).filter(|_| !is_full) {
-            let index = (desk.next + offset) % seats;
-            if let Some(work) = desk.seats[index].spool().and_then(|spool| spool.pull(self.account, cx)) {
-                desk.next = index + 1;
-                return Poll::Ready(Some(work));
-            }
+        let work = match desk.is_full() {
+            true => None,
+            false => desk.pull(self.account, room, cx),
+        };
+        match work {
+            None if desk.has_drained() => Poll::Ready(None),
+            None => Poll::Pending,
+            work => Poll::Ready(work),
         }
-        if desk.has_drained() { Poll::Ready(None) } else { Poll::Pending }
     }
 
     fn look_ahead(&mut self, cx: &mut Context<'_>) {
@@ -387,6 +389,38 @@ impl Mode for Front<'_> {
 }
 
 impl Desk {
+    /// Each account's engine keeps to the limit; what all of them have together does, too.
+    fn is_full(&self) -> bool {
+        self.in_flight.iter().sum::<usize>() >= self.shared.config().limits.concurrency.get()
+    }
+
+    /// The next request of an account, from the spool and the job whose turn it is; those whose model need not be loaded
+    /// come before the others for a while.
+    fn pull(&mut self, account: usize, room: &Room<'_>, cx: &mut Context<'_>) -> Option<Work> {
+        let stays = self.swapped.is_some_and(|swapped| swapped.elapsed() < STAY);
+        if stays && let Some(work) = self.pull_fitting(account, room, Fit::Here, cx) {
+            return Some(work);
+        }
+        let work = self.pull_fitting(account, room, Fit::Swap, cx)?;
+        if room.for_model(&work.request.model) == Fit::Swap {
+            self.swapped = Some(Instant::now());
+        }
+        Some(work)
+    }
+
+    fn pull_fitting(&mut self, account: usize, room: &Room<'_>, wanted: Fit, cx: &mut Context<'_>) -> Option<Work> {
+        let seats = self.seats.len();
+        for offset in 0..seats {
+            let index = (self.next + offset) % seats;
+            let spool = self.seats[index].spool();
+            if let Some(work) = spool.and_then(|spool| spool.pull(account, room, wanted, cx)) {
+                self.next = index + 1;
+                return Some(work);
+            }
+        }
+        None
+    }
+
     fn event(&mut self, account: usize, event: Event) {
         if let Event::Sent { in_flight } | Event::Ended { in_flight } = event {
             self.in_flight[account] = in_flight;
@@ -413,6 +447,10 @@ impl Desk {
                 tracing::debug!(delay_seconds = delay.as_secs_f64(), "retry: {reason}");
                 shared.counts.event(&event);
             }
+            Event::Endpoint { name, reason: Some(reason) } => {
+                tracing::warn!("{name} is out, the others go on: {reason}")
+            }
+            Event::Endpoint { name, reason: None } => tracing::info!("{name} is back"),
             Event::Draining { in_flight } => tracing::info!(in_flight, "draining"),
         }
     }

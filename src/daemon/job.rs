@@ -149,9 +149,12 @@ impl Small {
         self.lines.len()
     }
 
-    /// The next line to be asked: its place and its request.
-    pub fn take(&mut self) -> Option<(usize, Request)> {
+    /// The next line to be asked, if its model `may` be: its place and its request.
+    pub fn take(&mut self, may: impl Fn(&str) -> bool) -> Option<(usize, Request)> {
         while let Some(line) = self.lines.get_mut(self.next) {
+            if matches!(&line.state, State::Waiting(request) if !may(&request.model)) {
+                return None;
+            }
             let index = self.next;
             self.next += 1;
             if matches!(line.state, State::Waiting(_))

@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::render::{Hindrance, unchanged};
 use super::snapshot::{self, Copied, Refused};
 use super::stamp::Stamp;
-use crate::engine::{Key, Mode as _, Slot, Work};
+use crate::engine::{Fit, Key, Mode as _, Room, Slot, Work};
 use crate::filter::{
     self, Guard, Intake, Journaled, Ledger, Order, Parts, Place, Rest, SecondReading, Sink, Why, Window,
 };
@@ -44,9 +44,10 @@ impl LargeMode {
         self.asked > 0
     }
 
-    /// The next request, when one is ready.
-    pub fn pull(&mut self, cx: &mut std::task::Context<'_>) -> Option<Work> {
-        match self.mode.poll_pull(cx) {
+    /// The next request that fits at least so well, when one is ready.
+    pub fn pull(&mut self, room: &Room<'_>, wanted: Fit, cx: &mut std::task::Context<'_>) -> Option<Work> {
+        let look = |model: &str| Some(room.for_model(model)).filter(|fit| fit.is_at_least(wanted)).unwrap_or(Fit::None);
+        match self.mode.poll_pull(&Room::new(&look), cx) {
             std::task::Poll::Ready(Some(work)) => {
                 self.asked += 1;
                 Some(work)

@@ -63,7 +63,9 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::api::client::ApiClient;
 use crate::config::{Config, Verbosity};
+use crate::connection;
 use crate::engine::{self, HaltCause};
 use crate::exit::{Exit, Stop};
 use crate::filter;
@@ -286,7 +288,8 @@ impl Daemon {
                 Ok(client) => {
                     self.desk.borrow_mut().begin(account.place);
                     let mut front = Front { desk: &self.desk, account: account.place };
-                    match engine::run(self.settings(), &*client, &mut front, &self.shutdown).await {
+                    let endpoints = self.endpoints(&client);
+                    match engine::run(self.settings(), endpoints, &mut front, &self.shutdown).await {
                         engine::Ended::Halted(halt) => halt,
                         _ => return,
                     }
@@ -306,10 +309,16 @@ impl Daemon {
         }
     }
 
+    fn endpoints<'c>(&self, client: &'c ApiClient) -> Vec<engine::Endpoint<'c, ApiClient>> {
+        let mut endpoints = connection::endpoints(&self.shared.config(), client);
+        let found = self.desk.borrow().dialect();
+        endpoints.iter_mut().for_each(|endpoint| endpoint.dialect = endpoint.dialect.or(found));
+        endpoints
+    }
+
     fn settings(&self) -> engine::Settings {
         let config = self.shared.config();
         engine::Settings {
-            dialect: self.desk.borrow().dialect().or(config.service.dialect),
             asks_at_once: false,
             // However long the service is out: the daemon waits.
             outage_max: None,

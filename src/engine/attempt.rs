@@ -3,8 +3,10 @@
 //! Invariant: always ends. A clock runs in every wait, and it is events that count as life, not bytes: a reply that
 //! drips without ever completing an event runs out of time all the same.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use crate::api::headers::{ContentKind, Head};
 use crate::api::signal::{Body, Signal, judge};
 use crate::api::sse::Decoder;
 use crate::api::transport::{Reply, ReplyBody, Transport, TransportError, collect};
+use crate::flow::quota::QuotaNews;
 
 /// Bytes that are read of a body that explains a refusal.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
@@ -27,6 +30,41 @@ const CHUNKS_MAX: u64 = 4 << 20;
 
 /// How long the end of a body may take after the end of the stream in it.
 const END_MAX: Duration = Duration::from_millis(50);
+
+/// A time without any event, in all replies of a model, from here on is remembered.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
+
+/// When replies of one model at one endpoint last showed life: while a model is loaded, all of them are silent.
+#[derive(Debug)]
+pub struct Pulse {
+    last: Cell<Instant>,
+    silence: Cell<Option<(Instant, Instant)>>,
+}
+
+impl Pulse {
+    /// Replies are awaited from now on.
+    pub fn new(now: Instant) -> Self {
+        Self { last: Cell::new(now), silence: Cell::new(None) }
+    }
+
+    /// Nothing was awaited before now.
+    pub fn restart(&self, now: Instant) {
+        self.last.set(now);
+    }
+
+    /// A reply shows life.
+    pub fn beat(&self, now: Instant) {
+        let last = self.last.replace(now);
+        if now.duration_since(last) >= SILENCE_MIN {
+            self.silence.set(Some((last, now)));
+        }
+    }
+
+    /// The latest silence: from when until when.
+    pub fn silence(&self) -> Option<(Instant, Instant)> {
+        self.silence.get()
+    }
+}
 
 /// When a body ends whose reply was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +90,8 @@ pub struct Plan {
     pub reply_bytes_max: usize,
     /// Where deltas go, when somebody wants them.
     pub deltas: Option<mpsc::Sender<Delta>>,
+    /// Hears of every event, with those of the other replies of this model.
+    pub pulse: Rc<Pulse>,
 }
 
 /// What an attempt showed.
@@ -61,13 +101,17 @@ pub struct Seen {
     pub signal: Signal,
     /// How long the endpoint wants nothing, from now.
     pub wait: Option<Duration>,
+    /// What the endpoint says of its quotas.
+    pub quota: Option<QuotaNews>,
+    /// When the first event of a stream came.
+    pub first_token: Option<Instant>,
     /// HTTP status, when there was one.
     pub status: Option<u16>,
 }
 
 impl Seen {
     fn without_reply(signal: Signal) -> Self {
-        Self { signal, wait: None, status: None }
+        Self { signal, wait: None, quota: None, first_token: None, status: None }
     }
 }
 
@@ -83,9 +127,11 @@ pub async fn attempt<T: Transport>(transport: &T, body: Bytes, plan: Plan) -> (S
         None => return (Seen::without_reply(out_of_time(plan.streams, first)), None),
     };
     let Reply { head, mut body } = reply;
-    let (signal, ends) = read(&head, &mut body, clock, start, &plan).await;
+    let mut first_token = None;
+    let (signal, ends) = read(&head, &mut body, clock, start, &plan, &mut first_token).await;
     let signal = signal.map_text(|text| transport.redact(text));
-    (Seen { signal, wait: head.wait, status: Some(head.status) }, (ends == Ends::Later).then_some(body))
+    let seen = Seen { signal, wait: head.wait, quota: head.quota, first_token, status: Some(head.status) };
+    (seen, (ends == Ends::Later).then_some(body))
 }
 
 /// Takes the end of a body, for without it the connection could not serve again. A server that does not send it, or
@@ -105,10 +151,11 @@ async fn read<B: ReplyBody>(
     mut clock: Clock<'_>,
     start: Instant,
     plan: &Plan,
+    first_token: &mut Option<Instant>,
 ) -> (Signal, Ends) {
     let success = (200..300).contains(&head.status);
     if success && head.kind == ContentKind::EventStream && !head.encoded {
-        return match read_stream(body, clock, plan).await {
+        return match read_stream(body, clock, plan, first_token).await {
             Ok((body, ends)) => (judge(head, body), ends),
             Err(signal) => (signal, Ends::Now),
         };
@@ -127,7 +174,12 @@ async fn read<B: ReplyBody>(
     (signal, Ends::Now)
 }
 
-async fn read_stream<B: ReplyBody>(body: &mut B, mut clock: Clock<'_>, plan: &Plan) -> Result<(Body, Ends), Signal> {
+async fn read_stream<B: ReplyBody>(
+    body: &mut B,
+    mut clock: Clock<'_>,
+    plan: &Plan,
+    first_token: &mut Option<Instant>,
+) -> Result<(Body, Ends), Signal> {
     let (mut decoder, mut assembler, mut length) = (Decoder::default(), Assembler::default(), 0usize);
     loop {
         let chunk = match clock.bound(body.chunk()).await {
@@ -152,15 +204,18 @@ async fn read_stream<B: ReplyBody>(body: &mut B, mut clock: Clock<'_>, plan: &Pl
             assembler.event(data) == More::Yes
         });
         pass_on(heard, plan).await;
+        if assembler.events() > events_before {
+            let now = Instant::now();
+            first_token.get_or_insert(now);
+            plan.pulse.beat(now);
+            clock.reset(now + plan.clocks.between_chunks);
+        }
         if !more {
             let ends = if assembler.is_done() { Ends::Later } else { Ends::Now };
             return Ok((Body::Stream(assembler.finish()), ends));
         }
         if length > plan.reply_bytes_max || assembler.events() > CHUNKS_MAX {
             return Ok((Body::TooLarge, Ends::Now));
-        }
-        if assembler.events() > events_before {
-            clock.reset(Instant::now() + plan.clocks.between_chunks);
         }
     }
     decoder.finish(&mut |data| assembler.event(data) == More::Yes);

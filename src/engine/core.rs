@@ -4,7 +4,7 @@
 //! retry, or asking); after a halt or a signal nothing new is sent.
 
 use std::collections::BinaryHeap;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,34 +14,39 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::attempt::{Plan, Seen};
-use super::errand::{self, Report};
+use super::errand::Report;
 use super::lanes::Lanes;
-use super::policy::Record;
 use super::ticket::Ticket;
-use super::{Delta, Ended, Event, Halt, HaltCause, Mode, Settings, Slot};
-use crate::api::Dialect;
-use crate::api::transport::{Page, Transport};
-use crate::flow::{Endpoint, Permit};
+use super::{Delta, Ended, Endpoint, Event, Halt, HaltCause, Mode, Settings, Slot};
+use crate::api::transport::Transport;
+use crate::flow::Models;
+use crate::flow::quota::Booking;
 use crate::shutdown::{Level, Shutdown};
+use backend::Backend;
 
 mod asking;
+mod backend;
+mod choosing;
 mod sending;
 mod timing;
 
 /// Deltas that wait for the mode; an attempt that finds the channel full waits as well.
 const DELTAS_MAX: usize = 1024;
-/// A request whose model is being probed by another looks again after this time.
-const MODEL_LOOK: Duration = Duration::from_millis(100);
 /// What is left of the time before a deadline when what is in flight is given up: a twentieth, and never more than this.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-type Job = (Box<Ticket>, Flight, Bytes, Plan);
+type Job<'a, T> = (&'a T, Box<Ticket>, Flight, Bytes, Plan);
 type Finished = (Box<Ticket>, Flight, Seen);
 
 /// What the engine remembers of an attempt under way.
 #[derive(Clone, Copy, Debug)]
 struct Flight {
+    backend: usize,
+    sent_at: Duration,
+    body_bytes: usize,
+    /// Its place in the endpoint's quotas, and the tokens that it is thought to cost.
+    booking: Option<(Booking, u64)>,
     was_probe: bool,
     began_alone: bool,
     token_generation: u32,
@@ -53,7 +58,7 @@ enum Happening {
     MustStop,
     Delta(Delta),
     Finished(Finished),
-    Reported(Report),
+    Reported(usize, Report),
     Due(Box<Ticket>),
     Pulled(Box<Ticket>),
     SourceEnded,
@@ -61,9 +66,14 @@ enum Happening {
     Over,
 }
 
-/// Runs until the source is exhausted, or something ends the run early.
-pub async fn run<T: Transport, M: Mode>(settings: Settings, transport: &T, mode: &mut M, shutdown: &Shutdown) -> Ended {
-    let mut core = Core::new(settings, transport, shutdown);
+/// Runs until the source is exhausted, or something ends the run early. There must be at least one endpoint.
+pub async fn run<T: Transport, M: Mode>(
+    settings: Settings,
+    endpoints: Vec<Endpoint<'_, T>>,
+    mode: &mut M,
+    shutdown: &Shutdown,
+) -> Ended {
+    let mut core = Core::new(settings, endpoints, shutdown);
     loop {
         let happening = poll_fn(|cx| core.poll(mode, cx)).await;
         if let Some(ended) = core.handle(happening, mode) {
@@ -74,28 +84,25 @@ pub async fn run<T: Transport, M: Mode>(settings: Settings, transport: &T, mode:
 
 struct Core<'a, T: Transport> {
     settings: Settings,
-    transport: &'a T,
     shutdown: &'a Shutdown,
-    endpoint: Endpoint,
-    record: Record,
-    dialect: Option<Dialect>,
-    dialect_failures: u32,
-    dialect_at: Duration,
-    in_flight: Lanes<'a, Job, Finished>,
+    backends: Vec<Backend<'a, T>>,
+    models: Models,
+    /// Most requests in flight.
+    concurrency: usize,
+    in_flight: Lanes<'a, Job<'a, T>, Finished>,
     /// Slots of settled requests whose outcome is not yet durable.
     held: usize,
-    /// The first request, which waits until the dialect is known.
+    /// The first request, which waits until a dialect is known.
     first: Option<Box<Ticket>>,
+    /// Retries that wait for their time.
     retries: BinaryHeap<Box<Ticket>>,
-    budget_at: Duration,
-    errand: Option<Pin<Box<dyn Future<Output = Report> + 'a>>>,
-    asking: asking::Asking,
+    /// Retries that wait for room.
+    due: choosing::Due,
     source_ended: bool,
     level: Level,
     halt: Option<Halt>,
     drain_until: Option<Duration>,
     paused: bool,
-    last_trouble: String,
     deltas: Option<(mpsc::Sender<Delta>, mpsc::Receiver<Delta>)>,
     start: Instant,
     timer: Pin<Box<Sleep>>,
@@ -105,35 +112,28 @@ struct Core<'a, T: Transport> {
 }
 
 impl<'a, T: Transport> Core<'a, T> {
-    fn new(settings: Settings, transport: &'a T, shutdown: &'a Shutdown) -> Self {
+    fn new(settings: Settings, endpoints: Vec<Endpoint<'a, T>>, shutdown: &'a Shutdown) -> Self {
         let start = Instant::now();
         Self {
-            endpoint: Endpoint::new(settings.concurrency, settings.retry_delay_max),
-            // One reply that was another is enough to clear the address.
-            record: Record { not_found: 0, other: u64::from(settings.endless) },
-            dialect: settings.dialect,
-            dialect_failures: 0,
-            dialect_at: Duration::ZERO,
+            backends: endpoints.into_iter().map(|endpoint| Backend::new(endpoint, &settings)).collect(),
+            models: Models::default(),
+            concurrency: settings.concurrency,
             in_flight: Lanes::new(),
             held: 0,
             first: None,
             retries: BinaryHeap::new(),
-            budget_at: Duration::ZERO,
-            errand: None,
-            asking: asking::Asking::default(),
+            due: choosing::Due::new(),
             source_ended: false,
             level: Level::Running,
             halt: None,
             drain_until: None,
             paused: false,
-            last_trouble: String::new(),
             deltas: settings.deltas.then(|| mpsc::channel(DELTAS_MAX)),
             start,
             timer: Box::pin(sleep_until(start + FAR)),
             yielded: false,
             ticks: 0,
             settings,
-            transport,
             shutdown,
         }
     }
@@ -169,10 +169,10 @@ impl<'a, T: Transport> Core<'a, T> {
         }
         self.held -= mode.take_freed();
         if let Some(concurrency) = mode.take_concurrency() {
-            self.endpoint.limit.set_ceiling(concurrency);
+            self.set_concurrency(concurrency);
         }
         if mode.take_renewal() {
-            self.renew_token();
+            (0..self.backends.len()).for_each(|at| self.renew_token(at));
         }
         if let Some((_, receiver)) = self.deltas.as_mut().filter(|_| mode.has_room())
             && let Poll::Ready(Some(delta)) = receiver.poll_recv(cx)
@@ -182,9 +182,11 @@ impl<'a, T: Transport> Core<'a, T> {
         if let Poll::Ready(finished) = self.in_flight.poll_next(cx) {
             return Poll::Ready(Happening::Finished(finished));
         }
-        if let Some(Poll::Ready(report)) = self.errand.as_mut().map(|errand| errand.as_mut().poll(cx)) {
-            self.errand = None;
-            return Poll::Ready(Happening::Reported(report));
+        for (at, backend) in self.backends.iter_mut().enumerate() {
+            if let Some(Poll::Ready(report)) = backend.errand.as_mut().map(|errand| errand.as_mut().poll(cx)) {
+                backend.errand = None;
+                return Poll::Ready(Happening::Reported(at, report));
+            }
         }
         if self.is_over() && mode.is_done() {
             return Poll::Ready(Happening::Over);
@@ -193,82 +195,22 @@ impl<'a, T: Transport> Core<'a, T> {
             mode.look_ahead(cx);
         }
         let now = self.now();
-        if self.may_send(now)
-            && let Poll::Ready(happening) = self.poll_next_request(now, mode, cx)
-        {
-            return Poll::Ready(happening);
-        }
-        self.poll_timer(now, cx)
-    }
-
-    /// Whether a slot, the gate and the breaker are free.
-    fn may_send(&self, now: Duration) -> bool {
-        self.sends()
-            && !self.asking.holds_sends()
-            && self.has_slot()
-            && matches!(self.endpoint.permit(now), Permit::Free | Permit::Probe)
-    }
-
-    /// Whether fewer requests are in flight, or not yet durable, than may be.
-    fn has_slot(&self) -> bool {
-        self.in_flight.occupied() + self.held < self.endpoint.limit.current()
+        self.collect_due(now);
+        let happening = match self.sends() {
+            true if self.may_send(now) => self.poll_next_request(now, mode, cx),
+            true => self.poll_first(mode, cx),
+            false => Poll::Pending,
+        };
+        if happening.is_ready() { happening } else { self.poll_timer(now, cx) }
     }
 
     fn sends(&self) -> bool {
         self.level == Level::Running && self.halt.is_none()
     }
 
-    fn poll_next_request<M: Mode>(&mut self, now: Duration, mode: &mut M, cx: &mut Context<'_>) -> Poll<Happening> {
-        if self.first.is_some() {
-            // One request is enough to know that the dialect is needed; the others can wait where they are.
-            let first = if self.dialect.is_some() { self.first.take() } else { None };
-            return first.map_or(Poll::Pending, |ticket| Poll::Ready(Happening::Due(ticket)));
-        }
-        // A fresh line makes the better probe: if the line that failed last is itself the trouble, the outage ends.
-        let probe = self.endpoint.permit(now) == Permit::Probe;
-        if !probe && let Some(ticket) = self.pop_due(now) {
-            return Poll::Ready(Happening::Due(ticket));
-        }
-        if !self.source_ended {
-            match mode.poll_pull(cx) {
-                Poll::Ready(Some(work)) => {
-                    return Poll::Ready(Happening::Pulled(Box::new(Ticket::new(work.key, work.request))));
-                }
-                Poll::Ready(None) => return Poll::Ready(Happening::SourceEnded),
-                Poll::Pending => {}
-            }
-        }
-        match probe.then(|| self.pop_probe(now)).flatten() {
-            Some(ticket) => Poll::Ready(Happening::Due(ticket)),
-            None => Poll::Pending,
-        }
-    }
-
-    /// The retry that is due first, due or not, of those whose model may be asked.
-    fn pop_probe(&mut self, now: Duration) -> Option<Box<Ticket>> {
-        let mut tickets = std::mem::take(&mut self.retries).into_sorted_vec();
-        let may = |ticket: &Ticket| {
-            matches!(self.endpoint.permit_model(&ticket.request.model, now), Permit::Free | Permit::Probe)
-        };
-        let found = tickets.iter().rposition(|ticket| may(ticket)).map(|index| tickets.remove(index));
-        self.retries = tickets.into();
-        found
-    }
-
-    /// The retry that is due, if the budget has a token for it.
-    fn pop_due(&mut self, now: Duration) -> Option<Box<Ticket>> {
-        let first = self.retries.peek().filter(|ticket| ticket.due <= now)?;
-        if !first.unspent
-            && let Err(until) = self.endpoint.budget.take(now)
-        {
-            self.budget_at = until;
-            return None;
-        }
-        self.retries.pop()
-    }
-
-    fn wants_dialect(&self) -> bool {
-        self.dialect.is_none() && self.errand.is_none() && (self.settings.asks_at_once || self.first.is_some())
+    fn set_concurrency(&mut self, concurrency: usize) {
+        self.concurrency = concurrency;
+        self.backends.iter_mut().for_each(|backend| backend.set_ceiling(concurrency));
     }
 
     fn is_over(&self) -> bool {
@@ -276,7 +218,8 @@ impl<'a, T: Transport> Core<'a, T> {
     }
 
     fn is_complete(&self) -> bool {
-        let none_waits = self.first.is_none() && self.retries.is_empty() && self.asking.is_empty();
+        let none_asks = self.backends.iter().all(|backend| backend.asking.is_empty());
+        let none_waits = self.first.is_none() && self.retries.is_empty() && self.due.is_empty() && none_asks;
         self.source_ended && self.in_flight.is_empty() && self.held == 0 && none_waits
     }
 
@@ -286,10 +229,8 @@ impl<'a, T: Transport> Core<'a, T> {
             Happening::Level(level) => self.drain(level, mode),
             Happening::Delta(delta) => mode.delta(delta),
             Happening::Finished(finished) => self.finished(finished, mode),
-            Happening::Reported(report) => self.reported(report, mode),
-            Happening::Due(ticket) => self.send(ticket, mode),
-            Happening::Pulled(ticket) if self.dialect.is_none() => self.first = Some(ticket),
-            Happening::Pulled(ticket) => self.send(ticket, mode),
+            Happening::Reported(at, report) => self.reported(at, report, mode),
+            Happening::Due(ticket) | Happening::Pulled(ticket) => self.send(ticket, mode),
             Happening::SourceEnded => self.source_ended = true,
             Happening::Tick => return self.tick(mode),
             Happening::Over => return Some(self.ended()),
@@ -325,8 +266,22 @@ impl<'a, T: Transport> Core<'a, T> {
         self.begin_drain(mode);
     }
 
-    fn start_errand(&mut self, page: Page) {
-        self.errand = Some(Box::pin(errand::run(self.transport, page)));
+    /// An endpoint will never serve again. The run goes on while there is another.
+    fn retire<M: Mode>(&mut self, at: usize, halt: Halt, mode: &mut M) {
+        let others = self.backends.iter().enumerate().any(|(index, backend)| index != at && backend.retired.is_none());
+        if !others {
+            return self.halt_run(halt, mode);
+        }
+        let now = self.now();
+        let backend = &mut self.backends[at];
+        let reason = format!("{}; {}", halt.message, halt.way_out);
+        mode.event(Event::Endpoint { name: backend.name.clone(), reason: Some(reason) });
+        backend.retired = Some(halt);
+        backend.errand = None;
+        for mut ticket in backend.asking.give_up() {
+            ticket.unspent = true;
+            self.put_off(ticket, now);
+        }
     }
 }
 

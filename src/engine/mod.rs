@@ -1,4 +1,4 @@
-//! The engine: turns requests into outcomes through one endpoint. Knows no line, file, spool or stdout.
+//! The engine: turns requests into outcomes through one endpoint or several. Knows no line, file, spool or stdout.
 //!
 //! It pulls one request at a time from the mode's source when a slot, the gate and the breaker are free; it holds no
 //! queue of fresh work, only retries in a timer heap, whose number the mode bounds by what it lets out. A request
@@ -17,10 +17,12 @@ mod ticket;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::api::{Dialect, Upstream};
+use crate::api::{Dialect, Transport, Upstream};
+use crate::flow::Quotas;
 use crate::line::{Outcome, Request};
 
 pub use self::core::run;
+pub use policy::Integrity;
 
 /// Names a request to the mode that handed it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,8 +39,9 @@ pub struct Work {
 
 /// What a mode gives to the engine and takes from it. All calls come from one task.
 pub trait Mode {
-    /// The next request; `None` when there will be none any more.
-    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>>;
+    /// The next request, for a model that has `room`; `None` when there will be none any more. Of several the mode best
+    /// takes one whose model need not be loaded.
+    fn poll_pull(&mut self, room: &Room<'_>, cx: &mut Context<'_>) -> Poll<Option<Work>>;
 
     /// Called before every look for a slot, while requests are sent: what needs no slot may be done here.
     fn look_ahead(&mut self, _: &mut Context<'_>) {}
@@ -83,6 +86,56 @@ pub trait Mode {
     fn idle(&mut self, cx: &mut Context<'_>);
 }
 
+/// Whether a request for some model could be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Not now.
+    None,
+    /// Yes, but another model was sent for last: a server that holds one at a time has to load it.
+    Swap,
+    /// Yes.
+    Here,
+}
+
+impl Fit {
+    /// Whether this is as good as what is wanted: no load, or any room at all.
+    pub fn is_at_least(self, wanted: Fit) -> bool {
+        self == Fit::Here || self == Fit::Swap && wanted == Fit::Swap
+    }
+}
+
+/// Which models could be sent for now.
+pub struct Room<'r> {
+    look: &'r dyn Fn(&str) -> Fit,
+}
+
+impl<'r> Room<'r> {
+    /// What `look` says of a model's name.
+    pub fn new(look: &'r dyn Fn(&str) -> Fit) -> Self {
+        Self { look }
+    }
+
+    /// Whether a request for this model could be sent now.
+    pub fn for_model(&self, name: &str) -> Fit {
+        (self.look)(name)
+    }
+}
+
+/// One endpoint of a run.
+#[derive(Debug)]
+pub struct Endpoint<'a, T: Transport> {
+    /// The way there.
+    pub transport: &'a T,
+    /// What people call it.
+    pub name: String,
+    /// Its dialect; without one, it is asked.
+    pub dialect: Option<Dialect>,
+    /// Most requests in flight there, when that is less than the run's own.
+    pub concurrency: Option<usize>,
+    /// What may be sent there in what time.
+    pub quotas: Quotas,
+}
+
 /// What becomes of the slot of a settled request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
@@ -119,12 +172,14 @@ pub struct Clocks {
 /// How the engine is to run.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Most requests in flight.
+    /// Most requests in flight, at all endpoints together.
     pub concurrency: usize,
+    /// Whether fewer are sent when the server queues them.
+    pub adapts: bool,
     /// How replies are asked for.
     pub upstream: Upstream,
-    /// The endpoint's dialect; without one, the endpoint is asked.
-    pub dialect: Option<Dialect>,
+    /// Oddities of an answer that make it a failure.
+    pub integrity: Integrity,
     /// Whether the dialect is asked for at once, rather than when the source has brought its first request.
     pub asks_at_once: bool,
     /// Clocks of one attempt.
@@ -177,6 +232,13 @@ pub enum Event {
     },
     /// Requests are sent again.
     Resumed,
+    /// One of several endpoints is out, and the others go on; or it is back.
+    Endpoint {
+        /// What people call it.
+        name: String,
+        /// Why nothing is sent there; `None` when it is back.
+        reason: Option<String>,
+    },
     /// Nothing new is sent; what is in flight may end.
     Draining {
         /// How many that are.

@@ -9,7 +9,9 @@ use super::ticket::{Charge, Ticket};
 use super::{Halt, HaltCause};
 use crate::api::Signal;
 use crate::flow::Endpoint;
-use crate::flow::endpoint::Trouble;
+use crate::flow::endpoint::{At, Trouble};
+use crate::line::completion::Flags;
+use crate::line::escape;
 use crate::line::{Answer, ErrorCode, Failure};
 
 /// After a reply that came too slowly the server may still be working on it: leave it that much time.
@@ -53,6 +55,15 @@ pub struct Record {
     pub other: u64,
 }
 
+/// Oddities of an answer that make it a failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Integrity {
+    /// Another model answered than the one that was asked for.
+    pub require_model: bool,
+    /// The token limit cut the answer, twice.
+    pub retry_truncated: bool,
+}
+
 /// The circumstances of one attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
@@ -66,6 +77,8 @@ pub struct Circumstances {
     pub alone: bool,
     /// Uniform in 0..1.
     pub unit: f64,
+    /// Oddities that are failures.
+    pub integrity: Integrity,
 }
 
 /// Decides, and books the failure with ticket and endpoint.
@@ -79,7 +92,7 @@ pub fn decide(
     note(&signal, at.status, record);
     let mut desk = Desk { ticket, endpoint, at };
     match signal {
-        Signal::Answer(answer) => Step::Settle(Ok(*answer)),
+        Signal::Answer(answer) => desk.answer(*answer),
         Signal::Rejected(failure) => desk.reject(failure),
         Signal::TooLarge(text) => {
             desk.reject(Failure { code: ErrorCode::ReplyTooLarge, message: text, status: at.status })
@@ -138,6 +151,26 @@ struct Desk<'d> {
 }
 
 impl Desk<'_> {
+    /// An answer that holds up, but may still not be what was wanted.
+    fn answer(&mut self, answer: Answer) -> Step {
+        let Integrity { require_model, retry_truncated } = self.at.integrity;
+        if !require_model && !retry_truncated {
+            return Step::Settle(Ok(answer));
+        }
+        let flags = Flags::of(&answer, &self.ticket.request);
+        if require_model && flags.other_model {
+            let served = answer.model().unwrap_or_default();
+            let message =
+                format!("the answer is from {}, and --require-model is set", escape::for_people(&served, 200));
+            return self.reject(Failure { code: ErrorCode::OtherModel, message, status: self.at.status });
+        }
+        if retry_truncated && flags.truncated {
+            let text = "the token limit cut the answer (--retry-truncated); a larger max_tokens may help".to_owned();
+            return self.answered_badly(Charge::Truncated, text, Duration::ZERO);
+        }
+        Step::Settle(Ok(answer))
+    }
+
     /// The endpoint answered; it only does not want this request. So it is no probe's failure.
     fn reject(&mut self, failure: Failure) -> Step {
         self.void_probe();
@@ -147,7 +180,7 @@ impl Desk<'_> {
     /// The attempt says nothing about an outage: if it was a probe, another may go at once.
     fn void_probe(&mut self) {
         if self.at.was_probe {
-            self.endpoint.probe_void(&self.ticket.request.model, self.at.now);
+            self.endpoint.probe_void(Some(self.ticket.model), self.at.now);
         }
     }
 
@@ -172,24 +205,25 @@ impl Desk<'_> {
 
     fn outage(&mut self, trouble: Trouble, text: String) -> Step {
         self.trouble(trouble);
+        self.endpoint.cut(self.ticket.model, self.at.now);
         self.uncharged(text, false)
     }
 
     fn trouble(&mut self, trouble: Trouble) {
-        let at = self.at;
-        self.endpoint.trouble(trouble, self.ticket.key.0, &self.ticket.request.model, at.now, at.was_probe, at.unit);
+        let Circumstances { now, was_probe, unit, .. } = self.at;
+        self.endpoint.trouble(trouble, self.ticket.key.0, Some(self.ticket.model), At { now, was_probe, unit });
     }
 
     fn rate_limited(&mut self, text: String) -> Step {
         self.endpoint.refused(self.at.now);
-        self.endpoint.limit.cut(self.at.now);
+        self.endpoint.cut(self.ticket.model, self.at.now);
         self.void_probe();
         self.uncharged(text, true)
     }
 
     fn first_token(&mut self, text: String) -> Step {
         self.endpoint.refused(self.at.now);
-        self.endpoint.limit.one();
+        self.endpoint.one(self.ticket.model);
         self.void_probe();
         if self.at.alone { self.charged(Charge::FirstToken, text, Duration::ZERO) } else { self.uncharged(text, true) }
     }
@@ -215,7 +249,7 @@ impl Desk<'_> {
         if self.at.was_probe {
             return self.uncharged(text, false);
         }
-        match self.ticket.charge(charge, self.endpoint, &text, self.at.status) {
+        match self.ticket.charge(charge, self.endpoint.stamp(), &text, self.at.status) {
             Some(failure) => Step::Settle(Err(failure)),
             None => Step::Retry { reason: text, at_least },
         }
@@ -223,7 +257,7 @@ impl Desk<'_> {
 
     fn uncharged(&mut self, text: String, shared_refusals: bool) -> Step {
         if self.ticket.is_culprit(self.endpoint, shared_refusals)
-            && let Some(failure) = self.ticket.charge(Charge::Culprit, self.endpoint, &text, self.at.status)
+            && let Some(failure) = self.ticket.charge(Charge::Culprit, self.endpoint.stamp(), &text, self.at.status)
         {
             return Step::Settle(Err(failure));
         }

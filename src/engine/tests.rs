@@ -14,6 +14,8 @@ use crate::api::transport::TransportError;
 use crate::line::{Defaults, ErrorCode, InputForm};
 use crate::shutdown::{Cause, Shutdown};
 
+mod several;
+
 const SECOND: Duration = Duration::from_secs(1);
 const OK: &str = r#"{"model":"m","choices":[{"finish_reason":"stop","message":{"content":"yes"}}]}"#;
 
@@ -50,8 +52,13 @@ fn request(prompt: &str) -> crate::line::Request {
 }
 
 impl Mode for List {
-    fn poll_pull(&mut self, _: &mut Context<'_>) -> Poll<Option<Work>> {
-        Poll::Ready(self.work.pop_front())
+    fn poll_pull(&mut self, room: &Room<'_>, _: &mut Context<'_>) -> Poll<Option<Work>> {
+        let Some(first) = self.work.front() else { return Poll::Ready(None) };
+        if room.for_model(&first.request.model) == Fit::None {
+            Poll::Pending
+        } else {
+            Poll::Ready(self.work.pop_front())
+        }
     }
 
     fn settle(&mut self, key: Key, _: &crate::line::Request, outcome: Outcome) -> Slot {
@@ -93,7 +100,8 @@ fn settings(concurrency: usize) -> Settings {
     Settings {
         concurrency,
         upstream: Upstream::Stream,
-        dialect: Some(Dialect::OpenAi),
+        adapts: false,
+        integrity: Integrity::default(),
         clocks: Clocks { first_token: 900 * SECOND, between_chunks: 120 * SECOND, whole_reply: 900 * SECOND },
         reply_bytes_max: 1 << 20,
         outage_max: Some(1800 * SECOND),
@@ -115,6 +123,12 @@ fn transport(chats: Vec<Script>) -> Scripted {
     Scripted { chats: std::cell::RefCell::new(chats.into()), ..Scripted::default() }
 }
 
+/// An endpoint that is asked for its dialect only when it has an answer ready.
+fn endpoint<'t>(name: &str, transport: &'t Scripted) -> Endpoint<'t, Scripted> {
+    let dialect = transport.versions.borrow().is_empty().then_some(Dialect::OpenAi);
+    Endpoint { transport, name: name.to_owned(), dialect, concurrency: None, quotas: Quotas::default() }
+}
+
 fn run_for(settings: Settings, transport: &Scripted, lines: u64) -> (Ended, List, Duration) {
     run_until(settings, transport, lines, &Shutdown::default())
 }
@@ -127,7 +141,7 @@ fn run_mode(settings: Settings, transport: &Scripted, mut mode: List, shutdown: 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let start = Instant::now();
-        let ended = run(settings, transport, &mut mode, shutdown).await;
+        let ended = run(settings, vec![endpoint("only", transport)], &mut mode, shutdown).await;
         (ended, mode, start.elapsed())
     })
 }
@@ -346,7 +360,7 @@ fn the_dialect_waits_behind_the_breaker_and_is_never_guessed() {
     let mut versions: VecDeque<Script> = (0..8).map(|_| whole(503, "")).collect();
     versions.push_back(whole(200, r#"{"version":"0.6.13"}"#));
     *transport.versions.borrow_mut() = versions;
-    let (ended, mode, _) = run_for(Settings { dialect: None, ..settings(4) }, &transport, 3);
+    let (ended, mode, _) = run_for(settings(4), &transport, 3);
     assert_eq!(ended, Ended::Complete);
     assert!(mode.events.contains(&Event::DialectFound(Dialect::OpenWebUi)));
     assert!(!transport.sent.borrow()[0].1.contains("stream_options"), "Open WebUI's body");
@@ -365,7 +379,7 @@ fn a_drain_lets_what_is_in_flight_end_and_sends_nothing_new() {
             shutdown.signal(Cause::Terminate);
             std::future::pending::<Ended>().await
         };
-        let ended = tokio::select! { ended = run(settings(4), &transport, &mut mode, &shutdown) => ended, ended = signal => ended };
+        let ended = tokio::select! { ended = run(settings(4), vec![endpoint("only", &transport)], &mut mode, &shutdown) => ended, ended = signal => ended };
         (ended, mode)
     });
     assert_eq!(ended, Ended::Drained);
@@ -445,7 +459,7 @@ fn what_is_still_in_flight_at_the_deadline_is_given_up() {
 
 #[test]
 fn the_dialect_is_asked_for_only_when_something_is_to_be_sent() {
-    let unasked = || Settings { dialect: None, asks_at_once: false, ..settings(2) };
+    let unasked = || Settings { asks_at_once: false, ..settings(2) };
     let versions = || std::cell::RefCell::new(vec![whole(404, "")].into());
     let silent = Scripted { versions: versions(), ..transport(vec![whole(200, OK)]) };
     let (ended, _, _) = run_for(unasked(), &silent, 0);

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Key;
-use crate::flow::Endpoint;
+use crate::api::Dialect;
 use crate::flow::endpoint::Stamp;
+use crate::flow::{Endpoint, Model};
 use crate::line::{ErrorCode, Failure, Request};
 
 /// What can be charged to a line, each with its own bound.
@@ -25,13 +26,15 @@ pub enum Charge {
     Failing,
     /// Uncharged failures that alternate with others' successes.
     Culprit,
+    /// The token limit cut the answer.
+    Truncated,
 }
 
 impl Charge {
     /// Attempts that may end this way before the line fails.
     fn attempts_max(self) -> usize {
         match self {
-            Self::FirstToken | Self::Slow => 2,
+            Self::FirstToken | Self::Slow | Self::Truncated => 2,
             Self::Lost | Self::Invalid => 3,
             Self::Culprit => 5,
             Self::Failing => 10,
@@ -45,6 +48,7 @@ impl Charge {
             Self::Invalid => ErrorCode::UpstreamInvalid,
             Self::Failing => ErrorCode::UpstreamError,
             Self::Culprit => ErrorCode::UpstreamUnavailable,
+            Self::Truncated => ErrorCode::Truncated,
         }
     }
 }
@@ -52,6 +56,7 @@ impl Charge {
 /// The endpoint's history at a line's last uncharged failure.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
+    backend: usize,
     successes: u64,
     refusals: u64,
 }
@@ -63,8 +68,14 @@ pub struct Ticket {
     pub key: Key,
     /// What to ask.
     pub request: Request,
-    /// The body as it is sent, once it was made.
-    pub body: Option<Bytes>,
+    /// Its model's number.
+    pub model: Model,
+    /// The body as it is sent, once it was made, and the dialect that it was made for.
+    pub body: Option<(Dialect, Bytes)>,
+    /// The endpoint that it was sent to last, by its place.
+    pub backend: usize,
+    /// The endpoint that failed it last.
+    pub failed_at: Option<usize>,
     /// Attempts sent.
     pub attempts: u32,
     /// Attempts that failed, for the backoff.
@@ -81,11 +92,14 @@ pub struct Ticket {
 
 impl Ticket {
     /// A request that was just pulled.
-    pub fn new(key: Key, request: Request) -> Self {
+    pub fn new(key: Key, request: Request, model: Model) -> Self {
         Self {
             key,
             request,
+            model,
             body: None,
+            backend: 0,
+            failed_at: None,
             attempts: 0,
             failures: 0,
             began: None,
@@ -97,17 +111,11 @@ impl Ticket {
     }
 
     /// Charges one failure; the line's own failure when that was the last one it had.
-    pub fn charge(
-        &mut self,
-        charge: Charge,
-        endpoint: &Endpoint,
-        message: &str,
-        status: Option<u16>,
-    ) -> Option<Failure> {
-        self.charges.push((charge, endpoint.stamp()));
+    pub fn charge(&mut self, charge: Charge, stamp: Stamp, message: &str, status: Option<u16>) -> Option<Failure> {
+        self.charges.push((charge, stamp));
         // The culprit's charges stay: it is others' successes that convict it.
-        let stays = |own: Charge, stamp| own == charge && (charge == Charge::Culprit || !endpoint.is_void(stamp));
-        let count = self.charges.iter().filter(|(own, stamp)| stays(*own, *stamp)).count();
+        let stays = |own: Charge, stamp: &Stamp| own == charge && (charge == Charge::Culprit || !stamp.is_void());
+        let count = self.charges.iter().filter(|(own, stamp)| stays(*own, stamp)).count();
         (count >= charge.attempts_max()).then(|| Failure { code: charge.code(), message: message.to_owned(), status })
     }
 
@@ -115,8 +123,8 @@ impl Ticket {
     /// last one. `shared_refusals` tells a quota, which refuses anybody, from a line that alone is refused.
     pub fn is_culprit(&mut self, endpoint: &Endpoint, shared_refusals: bool) -> bool {
         const SUCCESSES_PER_REFUSAL_MIN: u64 = 8;
-        let now = Mark { successes: endpoint.successes(), refusals: endpoint.refusals() };
-        let Some(before) = self.mark.replace(now) else { return false };
+        let now = Mark { backend: self.backend, successes: endpoint.successes(), refusals: endpoint.refusals() };
+        let Some(before) = self.mark.replace(now).filter(|before| before.backend == now.backend) else { return false };
         let successes = now.successes - before.successes;
         let others_refused = (now.refusals - before.refusals).saturating_sub(1);
         successes > if shared_refusals { SUCCESSES_PER_REFUSAL_MIN * (others_refused + 1) } else { 0 }

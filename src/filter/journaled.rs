@@ -14,10 +14,11 @@ use std::task::{Context, Poll};
 use super::intake::Intake;
 use super::ledger::{Ledger, Why};
 use super::settings_guard::{Guard, Judgement};
+use super::shelf::Shelf;
 use super::understanding::{Understood, with_hint};
 use super::window::{Left, Weight, Window};
 use super::writer;
-use crate::engine::{Delta, Event, Key, Mode, Slot, Work};
+use crate::engine::{Delta, Event, Fit, Key, Mode, Room, Slot, Work};
 use crate::exit::{Exit, Stop};
 use crate::journal::{self, Committed, Journal, Known, Line, Note, Records, Settings};
 use crate::line::completion::Flags;
@@ -60,8 +61,8 @@ pub struct Journaled<A> {
     freed: usize,
     /// Lines that have left the window, until the output has room for them.
     ready: VecDeque<Left<Pending, u64>>,
-    /// The next request, when its line was met before a slot was free.
-    ahead: Option<Work>,
+    /// Requests whose lines were met before there was room.
+    shelf: Shelf,
     /// Whether the input has no further line.
     exhausted: bool,
     journal_failed: bool,
@@ -79,6 +80,7 @@ impl<A: Audience> Journaled<A> {
         if settings.differ_from(known.settings.as_ref()) {
             journal.preface(Note::Settings(settings.clone()));
         }
+        let shelf = Shelf::new(window.lines_max());
         Self {
             intake,
             guard,
@@ -92,7 +94,7 @@ impl<A: Audience> Journaled<A> {
             committed: Vec::new(),
             freed: 0,
             ready: VecDeque::new(),
-            ahead: None,
+            shelf,
             exhausted: false,
             journal_failed: false,
             parsed_any: false,
@@ -139,7 +141,7 @@ impl<A: Audience> Journaled<A> {
 
     /// Whether every line of the input is settled, and durably so.
     pub fn is_complete(&self) -> bool {
-        self.exhausted && self.ahead.is_none() && self.window.is_empty() && self.journal.is_settled()
+        self.exhausted && self.shelf.is_empty() && self.window.is_empty() && self.journal.is_settled()
     }
 
     /// Whether the mode itself has ended the run: the journal failed, or its first line has no model.
@@ -247,6 +249,21 @@ impl<A: Audience> Journaled<A> {
         self.window.has_room() && self.sink.has_room() && self.journal.has_room() && !self.ledger.ends()
     }
 
+    /// Lets the next line in, as far as there is room: its request, unless it needs none.
+    fn read_on(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
+        if self.exhausted || !self.has_room_ahead() {
+            return Poll::Pending;
+        }
+        match self.poll_understood(cx) {
+            Poll::Ready(Some(understood)) => Poll::Ready(self.take(understood)),
+            Poll::Ready(None) => {
+                self.exhausted = true;
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
     /// The next record, behind the guard over the settings.
     fn poll_understood(&mut self, cx: &mut Context<'_>) -> Poll<Option<Understood>> {
         let index = &self.known.index;
@@ -266,23 +283,40 @@ impl<A: Audience> Journaled<A> {
 }
 
 impl<A: Audience> Mode for Journaled<A> {
-    fn poll_pull(&mut self, _: &mut Context<'_>) -> Poll<Option<Work>> {
-        match self.ahead.take() {
-            Some(work) => Poll::Ready(Some(work)),
-            None if self.exhausted => Poll::Ready(None),
+    fn poll_pull(&mut self, room: &Room<'_>, cx: &mut Context<'_>) -> Poll<Option<Work>> {
+        if let Some(work) = self.shelf.take(room, Fit::Here) {
+            return Poll::Ready(Some(work));
+        }
+        for _ in 0..REPLAYED_AT_ONCE {
+            if !self.shelf.has_room() || self.shelf.is_empty() {
+                // Nothing on the shelf means that whoever looks ahead found nothing either.
+                break;
+            }
+            match self.read_on(cx) {
+                Poll::Ready(Some(work)) if room.for_model(&work.request.model) == Fit::Here => {
+                    return Poll::Ready(Some(work));
+                }
+                Poll::Ready(Some(work)) => self.shelf.push(work),
+                Poll::Ready(None) => {}
+                Poll::Pending => break,
+            }
+        }
+        match self.shelf.take(room, Fit::Swap) {
+            None if self.exhausted && self.shelf.is_empty() => Poll::Ready(None),
             None => Poll::Pending,
+            work => Poll::Ready(work),
         }
     }
 
     /// Replays what the journal answers, up to the first line that it does not: that needs neither slot nor service.
     fn look_ahead(&mut self, cx: &mut Context<'_>) {
         for _ in 0..REPLAYED_AT_ONCE {
-            if self.ahead.is_some() || self.exhausted || !self.has_room_ahead() {
+            if !self.shelf.is_empty() {
                 return;
             }
-            match self.poll_understood(cx) {
-                Poll::Ready(Some(understood)) => self.ahead = self.take(understood),
-                Poll::Ready(None) => self.exhausted = true,
+            match self.read_on(cx) {
+                Poll::Ready(Some(work)) => self.shelf.push(work),
+                Poll::Ready(None) => {}
                 Poll::Pending => return,
             }
             if self.has_failed() {

@@ -12,6 +12,7 @@ pub mod reader;
 mod result;
 mod resumable;
 mod settings_guard;
+mod shelf;
 mod splitter;
 mod understanding;
 mod window;
@@ -117,7 +118,8 @@ async fn run_plain(mut stage: Stage) -> Result<Exit, Stop> {
     let window = Window::new(config.output.order, window_lines_max(config), config.limits.window_bytes_max);
     let failed_lines = stage.failed_lines.take();
     let mut filter = Filter::new(style(config), Intake::new(input), window, writer, failed_lines, ledger(&stage));
-    let ended = engine::run(engine_settings(config), &stage.client, &mut filter, &stage.shutdown).await;
+    let endpoints = connection::endpoints(config, &stage.client);
+    let ended = engine::run(engine_settings(config), endpoints, &mut filter, &stage.shutdown).await;
     let rest = filter.finish();
     if matches!(rest.why, Some(Why::NoModel)) {
         return Err(connection::no_model(&stage.client).await);
@@ -258,7 +260,8 @@ pub fn engine_settings(config: &Config) -> engine::Settings {
     engine::Settings {
         concurrency: config.limits.concurrency.get(),
         upstream: config.service.upstream,
-        dialect: config.service.dialect,
+        adapts: false,
+        integrity: engine::Integrity::default(),
         // What a journal answers needs no service.
         asks_at_once: config.output.journal.is_none(),
         clocks: engine::Clocks {

@@ -9,10 +9,11 @@ use std::task::{Context, Poll, ready};
 use super::failed::FailedLines;
 use super::intake::Intake;
 use super::ledger::{Ledger, Why};
+use super::shelf::Shelf;
 use super::understanding::{Understood, with_hint};
 use super::window::{Left, Weight, Window};
 use super::writer::{Amount, Writer};
-use crate::engine::{Delta, Event, Key, Mode, Slot, Work};
+use crate::engine::{Delta, Event, Fit, Key, Mode, Room, Slot, Work};
 use crate::line::completion::{About, Flags, Style};
 use crate::line::{BadLine, Correlation, ErrorCode, Form, Format, Outcome, Request};
 use crate::report::{Audience as _, Reporter};
@@ -43,6 +44,8 @@ pub struct Filter<'r> {
     writer: Writer,
     failed_lines: Option<FailedLines>,
     ledger: Ledger<&'r Reporter>,
+    /// Requests that were let in and wait for room.
+    shelf: Shelf,
     parsed_any: bool,
     /// Buffers of records that have left, to be filled again.
     spare: Vec<Vec<u8>>,
@@ -73,7 +76,8 @@ impl<'r> Filter<'r> {
         failed_lines: Option<FailedLines>,
         ledger: Ledger<&'r Reporter>,
     ) -> Self {
-        Self { style, intake, window, writer, failed_lines, ledger, parsed_any: false, spare: Vec::new() }
+        let shelf = Shelf::new(window.lines_max());
+        Self { style, intake, window, writer, failed_lines, ledger, shelf, parsed_any: false, spare: Vec::new() }
     }
 
     /// Ends the mode: what is settled goes to the writer, with gaps; what is not is counted.
@@ -113,6 +117,17 @@ impl<'r> Filter<'r> {
                 None
             }
         }
+    }
+
+    /// The next request of the input, as far as there is room to let it in.
+    fn poll_fresh(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
+        while self.window.has_room() && self.writer.has_room() && !self.ledger.ends() {
+            let Some(understood) = ready!(self.intake.poll_next(cx)) else { return Poll::Ready(None) };
+            if let Some(work) = self.take(understood) {
+                return Poll::Ready(Some(work));
+            }
+        }
+        Poll::Pending
     }
 
     fn bad_line(&mut self, key: u64, line: u64, bad: BadLine) {
@@ -155,14 +170,26 @@ fn keep_failed(failed_lines: &mut Option<FailedLines>, pending: &Pending) {
 }
 
 impl Mode for Filter<'_> {
-    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Work>> {
-        while self.window.has_room() && self.writer.has_room() && !self.ledger.ends() {
-            let Some(understood) = ready!(self.intake.poll_next(cx)) else { return Poll::Ready(None) };
-            if let Some(work) = self.take(understood) {
-                return Poll::Ready(Some(work));
+    fn poll_pull(&mut self, room: &Room<'_>, cx: &mut Context<'_>) -> Poll<Option<Work>> {
+        if let Some(work) = self.shelf.take(room, Fit::Here) {
+            return Poll::Ready(Some(work));
+        }
+        let mut is_exhausted = false;
+        while self.shelf.has_room() && !is_exhausted {
+            match self.poll_fresh(cx) {
+                Poll::Ready(Some(work)) if room.for_model(&work.request.model) == Fit::Here => {
+                    return Poll::Ready(Some(work));
+                }
+                Poll::Ready(Some(work)) => self.shelf.push(work),
+                Poll::Ready(None) => is_exhausted = true,
+                Poll::Pending => break,
             }
         }
-        Poll::Pending
+        match self.shelf.take(room, Fit::Swap) {
+            None if is_exhausted && self.shelf.is_empty() => Poll::Ready(None),
+            None => Poll::Pending,
+            work => Poll::Ready(work),
+        }
     }
 
     fn settle(&mut self, key: Key, request: &Request, outcome: Outcome) -> Slot {

@@ -153,7 +153,8 @@ impl Run {
         let parts = self.parts(Intake::new(input), guard, known).await?;
         let stage = &self.stage;
         let mut mode = Journaled::new(parts, ledger(stage));
-        let ended = engine::run(engine_settings(&stage.config), &stage.client, &mut mode, &stage.shutdown).await;
+        let endpoints = connection::endpoints(&stage.config, &stage.client);
+        let ended = engine::run(engine_settings(&stage.config), endpoints, &mut mode, &stage.shutdown).await;
         let rest = mode.finish(self.closing().patience()).await;
         if matches!(rest.why, Some(Why::NoModel)) {
             self.journal = Some(rest.journal);

@@ -70,6 +70,11 @@ impl<I, O> Window<I, O> {
         Self { slots, next: 0, lines: 0, lines_max, bytes: 0, bytes_max }
     }
 
+    /// How many lines may be under way.
+    pub fn lines_max(&self) -> usize {
+        self.lines_max
+    }
+
     /// Whether another line may come in.
     pub fn has_room(&self) -> bool {
         self.lines < self.lines_max && self.bytes < self.bytes_max

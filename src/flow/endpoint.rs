@@ -1,14 +1,14 @@
-//! Everything that one endpoint's past says about its next request: breaker, gate, limit, budget, charges. Pure.
+//! Everything that one endpoint's past says about its next request: breaker, gate, quotas, limits, budget, charges. Pure.
 //!
-//! Invariant: a charge counts only until a breaker opens with no success since; then it is void. Every map has a bound.
+//! Invariant: a charge counts only until a breaker opens with no success since; then it is void. Every list has a bound.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Breaker, Budget, Limit, Permit};
+use super::limit::Answered;
+use super::{Breaker, Budget, Limit, Model, Permit, Quotas};
 
-/// Models that are told apart; the rest share one breaker.
-const MODELS_MAX: usize = 256;
 /// So many different lines must fail in a row, with failures that could be the line's own fault, to be an outage.
 const SUSPECTS_MIN: usize = 4;
 
@@ -23,41 +23,82 @@ pub enum Trouble {
     Ambiguous,
 }
 
-/// A point in the endpoint's history that a charge belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp(u64);
+/// The part of the endpoint's history that a charge belongs to: from one success to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Stamp(Rc<Cell<bool>>);
+
+impl Stamp {
+    /// Whether its charges were given back.
+    pub fn is_void(&self) -> bool {
+        self.0.get()
+    }
+}
+
+/// What is known of an endpoint beforehand.
+#[derive(Debug)]
+pub struct Setup {
+    /// Most requests in flight.
+    pub ceiling: usize,
+    /// Whether the limit below that adapts to the server's queue.
+    pub adapts: bool,
+    /// Caps waits between retries, and scales those between probes.
+    pub retry_wait_max: Duration,
+    /// What may be sent in what time.
+    pub quotas: Quotas,
+}
 
 /// One endpoint's state.
 #[derive(Debug)]
 pub struct Endpoint {
     breaker: Breaker,
-    models: HashMap<Box<str>, Breaker>,
+    models: Vec<ModelState>,
+    /// The model that was sent for last: another may have to be loaded.
+    loaded: Option<Model>,
+    in_flight: usize,
+    ceiling: usize,
+    adapts: bool,
     probe_wait_max: Duration,
     gate_until: Duration,
-    /// How much may be in flight.
-    pub limit: Limit,
+    /// What may be sent in what time.
+    pub quotas: Quotas,
     /// How many retries may go.
     pub budget: Budget,
     successes: u64,
     refusals: u64,
-    voided: Vec<u64>,
+    /// What charges of now belong to.
+    stamp: Stamp,
     suspects: Vec<u64>,
     stalled_since: Option<Duration>,
 }
 
+/// What is known of one model at one endpoint.
+#[derive(Debug)]
+struct ModelState {
+    breaker: Breaker,
+    limit: Limit,
+    in_flight: usize,
+    /// Whether anything was ever sent for it.
+    is_known: bool,
+}
+
 impl Endpoint {
-    /// A new endpoint; `retry_wait_max` caps waits between retries, and scales those between probes.
-    pub fn new(concurrency: usize, retry_wait_max: Duration) -> Self {
+    /// An endpoint of which nothing was heard yet.
+    pub fn new(setup: Setup) -> Self {
+        let Setup { ceiling, adapts, retry_wait_max, quotas } = setup;
         Self {
             breaker: Breaker::new(retry_wait_max),
-            models: HashMap::new(),
+            models: Vec::new(),
+            loaded: None,
+            in_flight: 0,
+            ceiling,
+            adapts,
             probe_wait_max: retry_wait_max,
             gate_until: Duration::ZERO,
-            limit: Limit::new(concurrency),
-            budget: Budget::new(concurrency),
+            quotas,
+            budget: Budget::new(ceiling),
             successes: 0,
             refusals: 0,
-            voided: Vec::new(),
+            stamp: Stamp::default(),
             suspects: Vec::new(),
             stalled_since: None,
         }
@@ -65,8 +106,9 @@ impl Endpoint {
 
     /// What may be sent now, whatever the model.
     pub fn permit(&self, now: Duration) -> Permit {
-        if now < self.gate_until {
-            return Permit::Wait(self.gate_until);
+        let open_at = self.opens_at(now);
+        if now < open_at {
+            return Permit::Wait(open_at);
         }
         match self.breaker.permit(now) {
             Permit::Free => self.permit_of_models(now),
@@ -74,111 +116,193 @@ impl Endpoint {
         }
     }
 
+    /// When gate and quotas let something pass.
+    fn opens_at(&self, now: Duration) -> Duration {
+        if self.quotas.is_empty() { self.gate_until } else { self.gate_until.max(self.quotas.ready_at(now, 0)) }
+    }
+
     /// When every model seen so far is broken, sending waits for the first probe that may go.
     fn permit_of_models(&self, now: Duration) -> Permit {
         let mut soonest: Option<Duration> = None;
-        for breaker in self.models.values() {
-            match breaker.permit(now) {
+        let mut any = false;
+        for state in self.models.iter().filter(|state| state.is_known) {
+            any = true;
+            match state.breaker.permit(now) {
                 Permit::Free | Permit::Probe => return Permit::Free,
                 Permit::Wait(at) => soonest = Some(soonest.map_or(at, |soonest| soonest.min(at))),
                 Permit::Probing => {}
             }
         }
         match soonest {
-            _ if self.models.is_empty() => Permit::Free,
+            _ if !any => Permit::Free,
             Some(at) => Permit::Wait(at),
             None => Permit::Probing,
         }
     }
 
     /// What may be sent to this model now, when [`Endpoint::permit`] lets something pass.
-    pub fn permit_model(&self, model: &str, now: Duration) -> Permit {
-        self.models.get(model).map_or(Permit::Free, |breaker| breaker.permit(now))
+    pub fn permit_model(&self, model: Model, now: Duration) -> Permit {
+        self.models.get(model.index()).map_or(Permit::Free, |state| state.breaker.permit(now))
+    }
+
+    /// Whether less is in flight than may be, for some model or other.
+    pub fn has_room(&self) -> bool {
+        self.in_flight < self.ceiling
+    }
+
+    /// Whether less is in flight for this model than may be.
+    pub fn has_room_for(&self, model: Model) -> bool {
+        self.has_room() && self.models.get(model.index()).is_none_or(|state| state.in_flight < state.limit.current())
+    }
+
+    /// How much of what may be in flight for this model is, 0 to 1.
+    pub fn load(&self, model: Model) -> f64 {
+        let Some(state) = self.models.get(model.index()) else { return 0.0 };
+        state.in_flight as f64 / state.limit.current() as f64
+    }
+
+    /// Whether another model was sent for last: this one may have to be loaded. `None` is one never sent for.
+    pub fn is_cold(&self, model: Option<Model>) -> bool {
+        self.loaded.is_some() && self.loaded != model
+    }
+
+    /// When the first of the models that are out may be tried again.
+    pub fn model_probe_at(&self, now: Duration) -> Option<Duration> {
+        let waits = self.models.iter().filter_map(|state| match state.breaker.permit(now) {
+            Permit::Wait(at) => Some(at),
+            Permit::Free | Permit::Probe | Permit::Probing => None,
+        });
+        waits.min()
+    }
+
+    /// How many requests for this model may be in flight.
+    pub fn limit_of(&self, model: Model) -> usize {
+        self.models.get(model.index()).map_or(self.ceiling, |state| state.limit.current())
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// From now on no more than `ceiling` may be in flight.
+    pub fn set_ceiling(&mut self, ceiling: usize) {
+        self.ceiling = ceiling;
+        self.models.iter_mut().for_each(|state| state.limit.set_ceiling(ceiling));
+    }
+
+    fn state(&mut self, model: Model) -> &mut ModelState {
+        let (adapts, ceiling, wait_max) = (self.adapts, self.ceiling, self.probe_wait_max);
+        if self.models.len() <= model.index() {
+            self.models.resize_with(model.index() + 1, || ModelState {
+                breaker: Breaker::new(wait_max),
+                limit: if adapts { Limit::adaptive(ceiling) } else { Limit::fixed(ceiling) },
+                in_flight: 0,
+                is_known: false,
+            });
+        }
+        &mut self.models[model.index()]
+    }
+
+    /// A question of the engine's own is being sent, which takes no slot.
+    pub fn asked(&mut self, now: Duration) {
+        if self.breaker.permit(now) == Permit::Probe {
+            self.breaker.probe_sent();
+        }
     }
 
     /// A request is being sent. Returns whether it is a probe, of the endpoint or of its model.
-    pub fn sent(&mut self, model: &str, now: Duration) -> bool {
+    pub fn sent(&mut self, model: Model, now: Duration) -> bool {
         let endpoint_probe = self.breaker.permit(now) == Permit::Probe;
         if endpoint_probe {
             self.breaker.probe_sent();
         }
-        let Some(breaker) = self.models.get_mut(model) else { return endpoint_probe };
-        let model_probe = breaker.permit(now) == Permit::Probe;
+        self.in_flight += 1;
+        self.loaded = Some(model);
+        let state = self.state(model);
+        (state.in_flight, state.is_known) = (state.in_flight + 1, true);
+        let model_probe = state.breaker.permit(now) == Permit::Probe;
         if model_probe {
-            breaker.probe_sent();
+            state.breaker.probe_sent();
         }
         endpoint_probe || model_probe
     }
 
-    /// A line was answered. Returns whether that ended an outage.
-    pub fn success(&mut self, model: &str) -> bool {
+    /// A request that was sent has ended, well or badly. Returns how many were in flight for its model, itself included.
+    pub fn ended(&mut self, model: Model) -> usize {
+        self.in_flight -= 1;
+        let state = self.state(model);
+        state.in_flight -= 1;
+        state.in_flight + 1
+    }
+
+    /// A line was answered; what that shows of the server's queue adapts the limit. Returns whether it ended an outage.
+    pub fn success(&mut self, model: Model, answered: Option<&Answered>) -> bool {
         self.successes += 1;
+        if Rc::strong_count(&self.stamp.0) > 1 || self.stamp.is_void() {
+            self.stamp = Stamp::default();
+        }
         self.stalled_since = None;
         self.suspects.clear();
         self.budget.success();
-        let mut resumed = self.breaker.success();
-        if let Some(breaker) = self.models.get_mut(model) {
-            resumed |= breaker.success();
-            if !resumed {
-                // Nothing to remember of a model that works.
-                self.models.remove(model);
-            }
-        }
-        if resumed {
-            self.limit.resume();
-        } else {
-            self.limit.success();
+        let endpoint_resumed = self.breaker.success();
+        let state = self.state(model);
+        let resumed = state.breaker.success() || endpoint_resumed;
+        if endpoint_resumed {
+            self.models.iter_mut().for_each(|state| state.limit.resume());
+        } else if resumed {
+            state.limit.resume();
+        } else if let Some(answered) = answered {
+            state.limit.answered(answered);
         }
         resumed
     }
 
+    /// The service asks for less of this model.
+    pub fn cut(&mut self, model: Model, now: Duration) {
+        self.state(model).limit.cut(now);
+    }
+
+    /// The service is overloaded: one request at a time for this model.
+    pub fn one(&mut self, model: Model) {
+        self.state(model).limit.one();
+    }
+
     /// A line failed in a way that may be an outage. Returns whether the breaker opened by it.
-    pub fn trouble(
-        &mut self,
-        trouble: Trouble,
-        key: u64,
-        model: &str,
-        now: Duration,
-        was_probe: bool,
-        unit: f64,
-    ) -> bool {
+    pub fn trouble(&mut self, trouble: Trouble, line: u64, model: Option<Model>, at: At) -> bool {
+        let At { now, was_probe, unit } = at;
         self.stalled_since.get_or_insert(now);
-        let limit = self.limit.current();
-        let opened = match trouble {
-            Trouble::Endpoint => self.breaker.failure(now, limit, was_probe, unit),
-            Trouble::Model => self.model_breaker(model).failure(now, limit, was_probe, unit),
-            Trouble::Ambiguous if self.suspects.contains(&key) && !was_probe => false,
-            Trouble::Ambiguous => {
-                self.suspects.push(key);
+        let limit = model.map_or(1, |model| self.limit_of(model));
+        let opened = match (trouble, model) {
+            (Trouble::Model, Some(model)) => self.state(model).breaker.failure(now, limit, was_probe, unit),
+            (Trouble::Endpoint | Trouble::Model, _) => self.breaker.failure(now, limit, was_probe, unit),
+            (Trouble::Ambiguous, _) if self.suspects.contains(&line) && !was_probe => false,
+            (Trouble::Ambiguous, _) => {
+                self.suspects.push(line);
                 self.breaker.failure(now, limit.max(SUSPECTS_MIN), was_probe, unit)
             }
         };
-        if was_probe
-            && trouble != Trouble::Model
-            && let Some(own) = self.models.get_mut(model)
-        {
-            // It was the model's probe as well, and taught nothing good of it.
-            if own.permit(now) == Permit::Probing {
-                own.failure(now, limit, true, unit);
-            }
-        }
-        if was_probe && trouble == Trouble::Model {
-            // It was this endpoint's probe as well, and the endpoint did answer.
-            self.breaker.probe_void(now);
+        if was_probe {
+            self.probe_failed(trouble, model, limit, at);
         }
         if opened {
             self.suspects.clear();
-            if self.voided.last() != Some(&self.successes) {
-                self.voided.push(self.successes);
-            }
+            self.stamp.0.set(true);
         }
         opened
     }
 
-    fn model_breaker(&mut self, model: &str) -> &mut Breaker {
-        let name = if self.models.len() < MODELS_MAX || self.models.contains_key(model) { model } else { "" };
-        let wait_max = self.probe_wait_max;
-        self.models.entry(name.into()).or_insert_with(|| Breaker::new(wait_max))
+    /// A probe may be one of both breakers; only one of them has heard of its failure.
+    fn probe_failed(&mut self, trouble: Trouble, model: Option<Model>, limit: usize, at: At) {
+        if trouble == Trouble::Model {
+            // The endpoint did answer.
+            self.breaker.probe_void(at.now);
+        } else if let Some(state) = model.and_then(|model| self.models.get_mut(model.index()))
+            && state.breaker.permit(at.now) == Permit::Probing
+        {
+            // It taught nothing good of its model.
+            state.breaker.failure(at.now, limit, true, at.unit);
+        }
     }
 
     /// A request was refused for now without speaking for an outage (429, no first token).
@@ -188,16 +312,21 @@ impl Endpoint {
     }
 
     /// A probe ended without saying anything about the endpoint.
-    pub fn probe_void(&mut self, model: &str, now: Duration) {
+    pub fn probe_void(&mut self, model: Option<Model>, now: Duration) {
         self.breaker.probe_void(now);
-        if let Some(breaker) = self.models.get_mut(model) {
-            breaker.probe_void(now);
+        if let Some(state) = model.and_then(|model| self.models.get_mut(model.index())) {
+            state.breaker.probe_void(now);
         }
     }
 
     /// Nothing is to be sent before `until`.
     pub fn gate(&mut self, until: Duration) {
         self.gate_until = self.gate_until.max(until);
+    }
+
+    /// Until when the service wants nothing.
+    pub fn gate_until(&self) -> Duration {
+        self.gate_until
     }
 
     /// Lines answered so far.
@@ -212,12 +341,7 @@ impl Endpoint {
 
     /// The stamp of a charge that is made now.
     pub fn stamp(&self) -> Stamp {
-        Stamp(self.successes)
-    }
-
-    /// Whether charges of this stamp were given back.
-    pub fn is_void(&self, stamp: Stamp) -> bool {
-        self.voided.contains(&stamp.0)
+        self.stamp.clone()
     }
 
     /// Since when failures have come without a success between them.
@@ -227,58 +351,107 @@ impl Endpoint {
 
     /// Whether a breaker holds requests back.
     pub fn is_open(&self) -> bool {
-        self.breaker.open_since().is_some() || self.models.values().any(|breaker| breaker.open_since().is_some())
+        self.breaker.open_since().is_some() || self.models.iter().any(|state| state.breaker.open_since().is_some())
     }
+}
+
+/// The circumstances of a failure.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    /// When it came.
+    pub now: Duration,
+    /// Whether the request was sent to find out if an outage is over.
+    pub was_probe: bool,
+    /// Uniform in 0..1.
+    pub unit: f64,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     const NOW: Duration = Duration::from_secs(1);
+    const AT: At = At { now: NOW, was_probe: false, unit: 1.0 };
+    const M: Model = Model::FIRST;
 
-    fn endpoint(concurrency: usize) -> Endpoint {
-        Endpoint::new(concurrency, Duration::from_secs(60))
+    fn endpoint(ceiling: usize) -> Endpoint {
+        let quotas = Quotas::new(&[], None);
+        Endpoint::new(Setup { ceiling, adapts: false, retry_wait_max: Duration::from_secs(60), quotas })
+    }
+
+    /// Two models that were sent for.
+    fn two(endpoint: &mut Endpoint) -> (Model, Model) {
+        let mut models = crate::flow::Models::default();
+        let (down, up) = (models.of("down"), models.of("up"));
+        for model in [down, up] {
+            endpoint.sent(model, NOW);
+            endpoint.ended(model);
+        }
+        (down, up)
     }
 
     #[test]
     fn one_poisonous_line_is_no_outage() {
         let mut endpoint = endpoint(1);
-        assert!((0..50).all(|_| !endpoint.trouble(Trouble::Ambiguous, 7, "m", NOW, false, 1.0)));
-        assert!((0..4).any(|key| endpoint.trouble(Trouble::Ambiguous, key, "m", NOW, false, 1.0)));
+        assert!((0..50).all(|_| !endpoint.trouble(Trouble::Ambiguous, 7, Some(M), AT)));
+        assert!((0..4).any(|line| endpoint.trouble(Trouble::Ambiguous, line, Some(M), AT)));
     }
 
     #[test]
     fn charges_since_the_last_success_are_void_when_the_breaker_opens() {
         let mut endpoint = endpoint(1);
         let before = endpoint.stamp();
-        endpoint.success("m");
+        endpoint.success(M, None);
         let since = endpoint.stamp();
-        assert!(!endpoint.trouble(Trouble::Endpoint, 1, "m", NOW, false, 1.0) && !endpoint.is_void(since));
-        assert!(endpoint.trouble(Trouble::Endpoint, 1, "m", NOW, false, 1.0));
-        assert!(endpoint.is_void(since) && !endpoint.is_void(before));
+        assert!(!endpoint.trouble(Trouble::Endpoint, 1, Some(M), AT) && !since.is_void());
+        assert!(endpoint.trouble(Trouble::Endpoint, 1, Some(M), AT));
+        assert!(since.is_void() && !before.is_void());
     }
 
     #[test]
     fn a_model_that_is_down_leaves_the_others_alone() {
         let mut endpoint = endpoint(1);
+        let (down, up) = two(&mut endpoint);
         (0..2).for_each(|_| {
-            endpoint.trouble(Trouble::Model, 1, "down", NOW, false, 1.0);
+            endpoint.trouble(Trouble::Model, 1, Some(down), AT);
         });
-        assert!(matches!(endpoint.permit(NOW), Permit::Wait(_)), "it is the only model known so far");
-        endpoint.trouble(Trouble::Model, 2, "up", NOW, false, 1.0);
         assert_eq!(endpoint.permit(NOW), Permit::Free);
-        assert!(matches!(endpoint.permit_model("down", NOW), Permit::Wait(_)));
-        assert!(endpoint.sent("down", Duration::from_secs(99)), "a probe");
-        assert!(endpoint.success("down") && endpoint.permit_model("down", NOW) == Permit::Free);
+        assert_eq!(endpoint.permit_model(up, NOW), Permit::Free);
+        assert!(matches!(endpoint.permit_model(down, NOW), Permit::Wait(_)));
+        assert!(endpoint.sent(down, Duration::from_secs(99)), "a probe");
+        assert!(endpoint.success(down, None) && endpoint.permit_model(down, NOW) == Permit::Free);
+    }
+
+    #[test]
+    fn when_every_known_model_is_down_nothing_is_sent() {
+        let mut endpoint = endpoint(1);
+        endpoint.sent(M, NOW);
+        (0..2).for_each(|_| {
+            endpoint.trouble(Trouble::Model, 1, Some(M), AT);
+        });
+        assert!(matches!(endpoint.permit(NOW), Permit::Wait(_)));
     }
 
     #[test]
     fn an_outage_ends_at_half_the_limit() {
         let mut endpoint = endpoint(8);
-        (0..9).for_each(|key| {
-            endpoint.trouble(Trouble::Endpoint, key, "m", NOW, false, 1.0);
+        (0..9).for_each(|line| {
+            endpoint.trouble(Trouble::Endpoint, line, Some(M), AT);
         });
-        assert!(endpoint.is_open() && endpoint.success("m"));
-        assert_eq!(endpoint.limit.current(), 4);
+        assert!(endpoint.is_open() && endpoint.success(M, None));
+        assert_eq!(endpoint.limit_of(M), 4);
+    }
+
+    #[test]
+    fn models_have_limits_of_their_own_below_one_ceiling() {
+        let mut endpoint = endpoint(2);
+        let (down, up) = two(&mut endpoint);
+        endpoint.one(down);
+        endpoint.sent(down, NOW);
+        assert!(!endpoint.has_room_for(down) && endpoint.has_room_for(up));
+        assert!(endpoint.is_cold(Some(up)) && endpoint.is_cold(None) && !endpoint.is_cold(Some(down)));
+        endpoint.sent(up, NOW);
+        assert!(!endpoint.has_room() && endpoint.load(up) == 0.5);
+        assert_eq!(endpoint.ended(up), 1);
+        assert!(endpoint.has_room_for(up));
     }
 }

@@ -43,6 +43,22 @@ pub struct Answer {
     pub usage: Option<Span>,
     /// Tokens counted by the server, 0 where it does not say.
     pub tokens: Tokens,
+    /// Times measured by the server (Ollama).
+    pub times: Option<Times>,
+}
+
+/// What an Ollama server says of its own time: `usage` as Open WebUI passes it on. Waiting for a slot is what is left of
+/// the total.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// From the request's arrival to its end.
+    pub total_nanoseconds: u64,
+    /// Loading the model.
+    pub load_nanoseconds: u64,
+    /// Reading the prompt.
+    pub prompt_evaluation_nanoseconds: u64,
+    /// Generating the answer.
+    pub evaluation_nanoseconds: u64,
 }
 
 /// Token counts of one answer.
@@ -63,8 +79,9 @@ impl Answer {
             return Err("the reply is null".to_owned());
         }
         let parts = Parts::read(text)?;
-        let Parts { model, choices, usage, tokens, .. } = parts;
-        Ok(Self { choices, model, usage, tokens, body })
+        let Parts { model, choices, usage, tokens, times, .. } = parts;
+        let times = Some(times).filter(|times| times.total_nanoseconds > 0);
+        Ok(Self { choices, model, usage, tokens, times, body })
     }
 
     /// The whole `chat.completion` object: one line of JSON.
@@ -118,6 +135,7 @@ struct Parts<'a> {
     has_choices: bool,
     usage: Option<Span>,
     tokens: Tokens,
+    times: Times,
     error: Option<&'a str>,
     has_task: bool,
     is_ollama: bool,
@@ -144,7 +162,7 @@ impl<'a> Parts<'a> {
             }
             "\"usage\"" if cursor.peek() == Some(b'{') => {
                 let start = cursor.position();
-                cursor.object(|cursor, name| self.tokens.member(cursor, name))?;
+                cursor.object(|cursor, name| self.usage_member(cursor, name))?;
                 self.usage = Some(Span { start, end: cursor.position() });
                 return Ok(());
             }
@@ -160,6 +178,22 @@ impl<'a> Parts<'a> {
             "\"task_id\"" => self.has_task = true,
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Reads counts and times leniently: whatever is no whole number counts as 0.
+    fn usage_member(&mut self, cursor: &mut Cursor<'a>, name: &str) -> Result<(), Malformed> {
+        let value = cursor.value()?;
+        let number = match name {
+            "\"prompt_tokens\"" => &mut self.tokens.prompt,
+            "\"completion_tokens\"" => &mut self.tokens.completion,
+            "\"total_duration\"" => &mut self.times.total_nanoseconds,
+            "\"load_duration\"" => &mut self.times.load_nanoseconds,
+            "\"prompt_eval_duration\"" => &mut self.times.prompt_evaluation_nanoseconds,
+            "\"eval_duration\"" => &mut self.times.evaluation_nanoseconds,
+            _ => return Ok(()),
+        };
+        *number = value.parse().unwrap_or(0);
         Ok(())
     }
 
@@ -233,19 +267,6 @@ impl Span {
     fn of(text: &str, value: &str) -> Self {
         let start = value.as_ptr() as usize - text.as_ptr() as usize;
         Self { start, end: start + value.len() }
-    }
-}
-
-impl Tokens {
-    /// Reads the two counts leniently: whatever is no whole number counts as 0.
-    fn member(&mut self, cursor: &mut Cursor<'_>, name: &str) -> Result<(), Malformed> {
-        let value = cursor.value()?;
-        match name {
-            "\"prompt_tokens\"" => self.prompt = value.parse().unwrap_or(0),
-            "\"completion_tokens\"" => self.completion = value.parse().unwrap_or(0),
-            _ => {}
-        }
-        Ok(())
     }
 }
 

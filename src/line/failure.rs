@@ -45,6 +45,10 @@ pub enum ErrorCode {
     Timeout,
     /// The answer is larger than `--max-reply-bytes`.
     ReplyTooLarge,
+    /// The token limit cut the answer, and `--retry-truncated` makes that a failure.
+    Truncated,
+    /// Another model answered, and `--require-model` makes that a failure.
+    OtherModel,
 }
 
 impl ErrorCode {
@@ -75,6 +79,8 @@ impl ErrorCode {
             Self::ConnectionLost => "connection_lost",
             Self::Timeout => "timeout",
             Self::ReplyTooLarge => "reply_too_large",
+            Self::Truncated => "truncated",
+            Self::OtherModel => "other_model",
         }
     }
 }

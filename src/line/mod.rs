@@ -13,7 +13,7 @@ mod images;
 pub mod json;
 pub mod request;
 
-pub use answer::{Answer, Choice, Span};
+pub use answer::{Answer, Choice, Span, Times, Tokens};
 pub use chat::Chat;
 pub use failure::{ErrorCode, Failure};
 pub use request::{BadLine, Correlation, Form, IdField, Request};

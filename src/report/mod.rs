@@ -138,6 +138,10 @@ impl Audience for &Reporter {
             }
             Event::Paused { reason } => self.warn(&format!("paused: {reason}")),
             Event::Resumed => self.warn("the service answers again: going on"),
+            Event::Endpoint { name, reason: Some(reason) } => {
+                self.warn(&format!("{name} is out, the others go on: {reason}"))
+            }
+            Event::Endpoint { name, reason: None } => self.warn(&format!("{name} is back")),
             Event::Draining { in_flight: 0 } => {}
             Event::Draining { in_flight } => {
                 self.warn(&format!("stopping: waiting for {in_flight} requests in flight"))

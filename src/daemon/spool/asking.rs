@@ -6,15 +6,15 @@ use super::super::job::{Body, Job};
 use super::super::large::LargeMode;
 use super::super::log::push_line;
 use super::{CLAIM, LARGE_MAX, Spool};
-use crate::engine::{Key, Mode as _, Slot, Work};
+use crate::engine::{Fit, Key, Mode as _, Room, Slot, Work};
 use crate::journal::{Committed, Journal, Line};
 use crate::line::completion::Flags;
 use crate::line::{Outcome, Request};
 use crate::report::Audience as _;
 
 impl Spool {
-    /// The next request of an account, from the job whose turn it is.
-    pub fn pull(&mut self, account: usize, cx: &mut Context<'_>) -> Option<Work> {
+    /// The next request of an account that fits at least so well, from the job whose turn it is.
+    pub fn pull(&mut self, account: usize, room: &Room<'_>, wanted: Fit, cx: &mut Context<'_>) -> Option<Work> {
         if self.trouble.is_some() || self.doubtful {
             return None;
         }
@@ -26,11 +26,11 @@ impl Spool {
             }
             match &mut job.body {
                 Body::Small(small) => {
-                    let (line, request) = small.take()?;
+                    let (line, request) = small.take(|model| room.for_model(model).is_at_least(wanted))?;
                     Some(Work { key: key(spool, *slot, line as u32), request })
                 }
                 Body::Large(large) => {
-                    let work = large.pull(cx)?;
+                    let work = large.pull(room, wanted, cx)?;
                     Some(Work { key: key(spool, *slot, work.key.0 as u32), request: work.request })
                 }
                 Body::Opening | Body::Ending | Body::Waiting => None,

@@ -12,7 +12,7 @@ use crate::api::Dialect;
 use crate::api::models;
 use crate::api::transport::{Page, Transport, TransportError};
 use crate::flow::backoff;
-use crate::flow::endpoint::Trouble;
+use crate::flow::endpoint::{At, Trouble};
 use crate::line::{ErrorCode, Failure};
 
 /// The key file is read again this often while the token is rejected.
@@ -62,6 +62,12 @@ impl Asking {
         self.askers.is_empty()
     }
 
+    /// Nobody will be answered any more.
+    pub fn give_up(&mut self) -> impl Iterator<Item = Box<Ticket>> {
+        self.token_wait = None;
+        std::mem::take(&mut self.askers).into_iter().map(|asker| asker.ticket)
+    }
+
     pub fn token_generation(&self) -> u32 {
         self.generation
     }
@@ -89,6 +95,14 @@ impl Asking {
         Some(format!("the token is rejected ({}); its file is read again every second", wait.message))
     }
 
+    fn new_token_tried(&mut self, reply: &Result<(u16, Bytes), TransportError>, now: Duration) {
+        // Unless it was refused as well, let the lines find out.
+        self.token_wait = self.token_wait.take().filter(|_| matches!(reply, Ok((401 | 403, _))));
+        if let Some(wait) = &mut self.token_wait {
+            (wait.trying, wait.look_at) = (false, now + TOKEN_LOOK);
+        }
+    }
+
     /// On an account without models, an outage of the model server and a missing permission look the same.
     pub fn explain_outage(&self, message: &str) -> Option<Halt> {
         self.nothing_listed.then(|| Halt {
@@ -101,74 +115,78 @@ impl Asking {
 
 impl<T: Transport> Core<'_, T> {
     pub(super) fn ask<M: Mode>(&mut self, mut ticket: Box<Ticket>, question: Question, flight: Flight, mode: &mut M) {
-        let now = self.now();
-        if matches!(question, Question::Token(_)) && flight.token_generation != self.asking.generation {
+        let (now, at) = (self.now(), flight.backend);
+        let backend = &mut self.backends[at];
+        if matches!(question, Question::Token(_)) && flight.token_generation != backend.asking.generation {
             // It was sent with the token before.
             ticket.unspent = true;
             self.void_probe(&ticket, flight);
             return self.put_off(ticket, now);
         }
-        self.asking.askers.push(Asker { ticket, question, flight });
-        match self.asking.fresh.take().filter(|fresh| now < fresh.until && fresh.generation == self.asking.generation) {
+        let asking = &mut backend.asking;
+        asking.askers.push(Asker { ticket, question, flight });
+        match asking.fresh.take().filter(|fresh| now < fresh.until && fresh.generation == asking.generation) {
             Some(fresh) => {
                 let (status, body) = (fresh.status, fresh.body.clone());
-                self.asking.fresh = Some(fresh);
-                self.answer_askers(Ok((status, body)), mode);
+                asking.fresh = Some(fresh);
+                self.answer_askers(at, Ok((status, body)), mode);
             }
-            None if self.errand.is_none() => self.start_errand(Page::Models),
+            None if backend.errand.is_none() => backend.start_errand(Page::Models),
             None => {}
         }
     }
 
-    pub(super) fn reported<M: Mode>(&mut self, report: Report, mode: &mut M) {
+    pub(super) fn reported<M: Mode>(&mut self, at: usize, report: Report, mode: &mut M) {
         match (report.page, report.reply) {
             (_, Err(TransportError::Misconfigured(message))) => {
                 let way_out =
                     "check --base-url, --ca-cert and the proxy variables; `anvil-filter check` walks them one by one"
                         .to_owned();
-                self.halt_run(Halt { cause: HaltCause::Misconfigured, message, way_out }, mode);
+                self.retire(at, Halt { cause: HaltCause::Misconfigured, message, way_out }, mode);
             }
-            (Page::Version, reply) => self.version_reported(reply, mode),
-            (Page::Models, reply) => self.models_reported(reply, mode),
+            (Page::Version, reply) => self.version_reported(at, reply, mode),
+            (Page::Models, reply) => self.models_reported(at, reply, mode),
         }
     }
 
-    fn version_reported<M: Mode>(&mut self, reply: Result<(u16, Bytes), TransportError>, mode: &mut M) {
-        let now = self.now();
+    fn version_reported<M: Mode>(&mut self, at: usize, reply: Result<(u16, Bytes), TransportError>, mode: &mut M) {
+        let (now, retry_delay_max) = (self.now(), self.settings.retry_delay_max);
+        let backend = &mut self.backends[at];
         match reply {
             Ok((status, body)) if status < 500 && status != 429 => {
                 let dialect = Dialect::of_version_reply(status, &body);
-                self.dialect = Some(dialect);
-                self.endpoint.probe_void("", now);
+                backend.dialect = Some(dialect);
+                backend.endpoint.probe_void(None, now);
                 mode.event(Event::DialectFound(dialect));
             }
             failed => {
                 let why = failed.map_or_else(|error| error.to_string(), |(status, _)| format!("HTTP {status}"));
-                self.last_trouble = format!("asking for its version: {why}");
-                self.dialect_failures += 1;
-                let probe = self.endpoint.is_open();
-                self.endpoint.trouble(Trouble::Endpoint, u64::MAX, "", now, probe, fastrand::f64());
-                let delay = backoff::full_jitter(self.dialect_failures, self.settings.retry_delay_max, fastrand::f64());
-                self.dialect_at = now + delay;
-                mode.event(Event::Retry { reason: self.last_trouble.clone(), delay });
+                backend.last_trouble = format!("asking for its version: {why}");
+                backend.dialect_failures += 1;
+                let circumstances = At { now, was_probe: backend.endpoint.is_open(), unit: fastrand::f64() };
+                backend.endpoint.trouble(Trouble::Endpoint, u64::MAX, None, circumstances);
+                let delay = backoff::full_jitter(backend.dialect_failures, retry_delay_max, fastrand::f64());
+                backend.dialect_at = now + delay;
+                mode.event(Event::Retry { reason: backend.last_trouble.clone(), delay });
             }
         }
     }
 
-    fn models_reported<M: Mode>(&mut self, reply: Result<(u16, Bytes), TransportError>, mode: &mut M) {
+    fn models_reported<M: Mode>(&mut self, at: usize, reply: Result<(u16, Bytes), TransportError>, mode: &mut M) {
         let now = self.now();
+        let asking = &mut self.backends[at].asking;
         if let Ok((status, body)) = &reply {
-            let (status, body, generation) = (*status, body.clone(), self.asking.generation);
-            self.asking.fresh = (status < 500).then_some(Fresh { until: now + LIST_FRESH, generation, status, body });
+            let (status, body, generation) = (*status, body.clone(), asking.generation);
+            asking.fresh = (status < 500).then_some(Fresh { until: now + LIST_FRESH, generation, status, body });
         }
-        if self.asking.token_wait.as_ref().is_some_and(|wait| wait.trying) {
-            self.new_token_tried(&reply, now);
+        if asking.token_wait.as_ref().is_some_and(|wait| wait.trying) {
+            asking.new_token_tried(&reply, now);
         }
-        self.answer_askers(reply, mode);
+        self.answer_askers(at, reply, mode);
     }
 
-    fn answer_askers<M: Mode>(&mut self, reply: Result<(u16, Bytes), TransportError>, mode: &mut M) {
-        for asker in std::mem::take(&mut self.asking.askers) {
+    fn answer_askers<M: Mode>(&mut self, at: usize, reply: Result<(u16, Bytes), TransportError>, mode: &mut M) {
+        for asker in std::mem::take(&mut self.backends[at].asking.askers) {
             let Asker { mut ticket, question, flight } = asker;
             match self.answer_one(&mut ticket, &question, flight, &reply, mode) {
                 Some(step) => self.apply(step, ticket, flight, mode),
@@ -194,12 +212,12 @@ impl<T: Transport> Core<'_, T> {
         match (question, reply) {
             (Question::Token(text), _) if refused => {
                 self.void_probe(ticket, flight);
-                self.token_rejected(text.clone(), mode);
+                self.token_rejected(flight.backend, text.clone(), mode);
                 None
             }
             (Question::Token(text), Ok((status, _))) if *status < 500 && *status != 429 => {
                 self.void_probe(ticket, flight);
-                self.asking.token_accepted();
+                self.backends[flight.backend].asking.token_accepted();
                 let message = format!("the token is good, but not for this request ({text})");
                 Some(Step::Settle(Err(Failure::new(ErrorCode::NotAllowed, message).with_status(status_of(text)))))
             }
@@ -213,12 +231,13 @@ impl<T: Transport> Core<'_, T> {
 
     fn judge_model(&mut self, ticket: &mut Ticket, text: &str, flight: Flight, body: &[u8]) -> Step {
         let names = models::parse(body).unwrap_or_default();
-        self.asking.nothing_listed = names.is_empty();
+        let asking = &mut self.backends[flight.backend].asking;
+        asking.nothing_listed = names.is_empty();
+        asking.token_was_accepted |= !names.is_empty();
         if names.is_empty() {
             self.trouble(ticket, flight, Trouble::Endpoint);
             return self.uncharged(ticket, format!("{text}; the service lists no model"));
         }
-        self.asking.token_was_accepted = true;
         self.void_probe(ticket, flight);
         if models::contains(&names, &ticket.request.model) {
             return self.uncharged(ticket, format!("{text}, though it is listed"));
@@ -228,68 +247,66 @@ impl<T: Transport> Core<'_, T> {
     }
 
     fn uncharged(&mut self, ticket: &mut Ticket, reason: String) -> Step {
-        let culprit = ticket.is_culprit(&self.endpoint, false);
-        match culprit.then(|| ticket.charge(Charge::Culprit, &self.endpoint, &reason, None)).flatten() {
+        let endpoint = &self.backends[ticket.backend].endpoint;
+        let culprit = ticket.is_culprit(endpoint, false);
+        match culprit.then(|| ticket.charge(Charge::Culprit, endpoint.stamp(), &reason, None)).flatten() {
             Some(failure) => Step::Settle(Err(failure)),
             None => Step::Retry { reason, at_least: Duration::ZERO },
         }
     }
 
     fn trouble(&mut self, ticket: &Ticket, flight: Flight, trouble: Trouble) {
-        let now = self.now();
-        self.endpoint.trouble(trouble, ticket.key.0, &ticket.request.model, now, flight.was_probe, fastrand::f64());
+        let circumstances = At { now: self.now(), was_probe: flight.was_probe, unit: fastrand::f64() };
+        self.backends[flight.backend].endpoint.trouble(trouble, ticket.key.0, Some(ticket.model), circumstances);
     }
 
     fn void_probe(&mut self, ticket: &Ticket, flight: Flight) {
         if flight.was_probe {
             let now = self.now();
-            self.endpoint.probe_void(&ticket.request.model, now);
+            self.backends[flight.backend].endpoint.probe_void(Some(ticket.model), now);
         }
     }
 
-    fn token_rejected<M: Mode>(&mut self, message: String, mode: &mut M) {
-        let now = self.now();
-        if (self.asking.token_was_accepted || self.settings.endless) && self.transport.can_renew_token() {
+    fn token_rejected<M: Mode>(&mut self, at: usize, message: String, mode: &mut M) {
+        let (now, endless) = (self.now(), self.settings.endless);
+        let backend = &mut self.backends[at];
+        if (backend.asking.token_was_accepted || endless) && backend.transport.can_renew_token() {
             let wait = TokenWait { since: now, look_at: now, message, trying: false };
-            self.asking.token_wait.get_or_insert(wait);
+            backend.asking.token_wait.get_or_insert(wait);
             return;
         }
-        self.halt_run(token_halt(&message), mode);
+        self.retire(at, token_halt(&message), mode);
     }
 
     /// Reads the key again. Requests that were refused with the old one say nothing of the new one.
-    pub(super) fn renew_token(&mut self) {
-        let is_another = self.transport.renew_token() == Ok(true);
-        self.asking.generation += u32::from(is_another);
+    pub(super) fn renew_token(&mut self, at: usize) {
+        let backend = &mut self.backends[at];
+        let is_another = backend.transport.renew_token() == Ok(true);
+        backend.forget_lacks();
+        let asking = &mut backend.asking;
+        asking.generation += u32::from(is_another);
         // Whoever asks for this may have mended the service's side.
-        self.asking.renewed = self.asking.token_wait.is_some();
+        asking.renewed = asking.token_wait.is_some();
     }
 
-    pub(super) fn look_after_token<M: Mode>(&mut self, now: Duration, mode: &mut M) {
-        let free = self.errand.is_none();
-        let Some(wait) = self.asking.token_wait.as_mut().filter(|wait| !wait.trying && now >= wait.look_at) else {
+    pub(super) fn look_after_token<M: Mode>(&mut self, at: usize, now: Duration, mode: &mut M) {
+        let backend = &mut self.backends[at];
+        let free = backend.errand.is_none();
+        let Some(wait) = backend.asking.token_wait.as_mut().filter(|wait| !wait.trying && now >= wait.look_at) else {
             return;
         };
         if now.saturating_sub(wait.since) >= self.settings.auth_wait {
             let message =
                 format!("{}, and no new one came within {}", wait.message, format_seconds(self.settings.auth_wait));
-            return self.halt_run(token_halt(&message), mode);
+            return self.retire(at, token_halt(&message), mode);
         }
         wait.look_at = now + TOKEN_LOOK;
         // A file that cannot be read just now is being replaced.
-        if free && (self.asking.renewed || self.transport.renew_token() == Ok(true)) {
-            self.asking.renewed = false;
+        if free && (backend.asking.renewed || backend.transport.renew_token() == Ok(true)) {
+            backend.asking.renewed = false;
             wait.trying = true;
-            self.asking.generation += 1;
-            self.start_errand(Page::Models);
-        }
-    }
-
-    fn new_token_tried(&mut self, reply: &Result<(u16, Bytes), TransportError>, now: Duration) {
-        // Unless it was refused as well, let the lines find out.
-        self.asking.token_wait = self.asking.token_wait.take().filter(|_| matches!(reply, Ok((401 | 403, _))));
-        if let Some(wait) = &mut self.asking.token_wait {
-            (wait.trying, wait.look_at) = (false, now + TOKEN_LOOK);
+            backend.asking.generation += 1;
+            backend.start_errand(Page::Models);
         }
     }
 }

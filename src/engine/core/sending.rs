@@ -2,41 +2,56 @@
 
 use std::time::Duration;
 
-use super::super::attempt::{Plan, attempt, take_end};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::super::attempt::{Plan, Seen, attempt, take_end};
 use super::super::policy::{Circumstances, Step, decide};
 use super::super::ticket::Ticket;
-use super::{Core, Event, FAR, Finished, Flight, MODEL_LOOK, Mode, Slot};
-use crate::api::Dialect;
+use super::{Booking, Core, Event, Finished, Flight, Mode, Slot};
 use crate::api::body::{render, streams};
 use crate::api::transport::Transport;
-use crate::flow::{Permit, backoff};
+use crate::api::{Dialect, Signal};
+use crate::flow::backoff;
+use crate::flow::limit::{Answered, ServerTimes};
 use crate::line::{Answer, ErrorCode, Failure, Outcome};
 
 impl<T: Transport> Core<'_, T> {
-    /// Sends one request, unless its model is held back or its line cannot be sent to this dialect.
+    /// Sends one request, unless nothing can take it now, or its line cannot be sent at all.
     pub(super) fn send<M: Mode>(&mut self, mut ticket: Box<Ticket>, mode: &mut M) {
         let now = self.now();
-        match self.endpoint.permit_model(&ticket.request.model, now) {
-            Permit::Free | Permit::Probe => {}
-            Permit::Wait(at) => return self.hold_back(ticket, at),
-            Permit::Probing => return self.hold_back(ticket, now + MODEL_LOOK),
-        }
-        let dialect = self.dialect.expect("nothing is sent before the dialect is known");
+        let Some(at) = self.choose(ticket.model, now, ticket.failed_at) else {
+            return self.wait_for_room(ticket, mode);
+        };
+        let backend = &self.backends[at];
+        let dialect = backend.dialect.expect("nothing is sent before the dialect is known");
         if let Some(field) = ticket.request.chat.background_field.filter(|_| dialect == Dialect::OpenWebUi) {
             let message = format!(
                 "the field \"{field}\" would make a background task of the request, whose answer never comes here; leave it out"
             );
             return self.settle(ticket, Err(Failure::new(ErrorCode::BackgroundTask, message)), mode);
         }
+        let streams = streams(&ticket.request.chat, self.settings.upstream);
+        let body = body_of(&mut ticket, dialect, streams, self.backends.len() > 1);
+        let booking = match self.book(at, &ticket, &body, now) {
+            Ok(booking) => booking,
+            Err(ready_at) => return self.hold_back(ticket, ready_at),
+        };
         ticket.attempts += 1;
         ticket.began.get_or_insert(now);
+        ticket.backend = at;
+        let began_alone = self.in_flight.is_empty();
+        let backend = &mut self.backends[at];
+        let pulse = backend.pulse(ticket.model);
         let flight = Flight {
-            was_probe: self.endpoint.sent(&ticket.request.model, now),
-            began_alone: self.in_flight.is_empty(),
-            token_generation: self.asking.token_generation(),
+            backend: at,
+            sent_at: now,
+            body_bytes: body.len(),
+            booking,
+            was_probe: backend.endpoint.sent(ticket.model, now),
+            began_alone,
+            token_generation: backend.asking.token_generation(),
         };
-        let streams = streams(&ticket.request.chat, self.settings.upstream);
-        let body = ticket.body.get_or_insert_with(|| render(&mut ticket.request.chat, dialect, streams).into()).clone();
         let plan = Plan {
             key: ticket.key,
             attempt: ticket.attempts,
@@ -44,16 +59,47 @@ impl<T: Transport> Core<'_, T> {
             clocks: self.settings.clocks,
             reply_bytes_max: self.settings.reply_bytes_max,
             deltas: self.deltas.as_ref().map(|(sender, _)| sender.clone()),
+            pulse,
         };
-        let transport = self.transport;
-        self.in_flight.start((ticket, flight, body, plan), move |(ticket, flight, body, plan)| async move {
-            let (seen, ending) = attempt(transport, body, plan).await;
-            ((ticket, flight, seen), take_end(ending))
-        });
+        let transport = backend.transport;
+        self.in_flight.start(
+            (transport, ticket, flight, body, plan),
+            move |(transport, ticket, flight, body, plan)| async move {
+                let (seen, ending) = attempt(transport, body, plan).await;
+                ((ticket, flight, seen), take_end(ending))
+            },
+        );
         mode.event(Event::Sent { in_flight: self.in_flight.len() });
     }
 
-    /// Its model is out. What was paid for sending it stays paid.
+    /// Books an attempt with the endpoint's quotas; or says when they let it pass.
+    fn book(
+        &mut self,
+        at: usize,
+        ticket: &Ticket,
+        body: &Bytes,
+        now: Duration,
+    ) -> Result<Option<(Booking, u64)>, Duration> {
+        let backend = &mut self.backends[at];
+        if backend.endpoint.quotas.is_empty() {
+            return Ok(None);
+        }
+        let tokens = backend.estimate_tokens(body.len(), ticket.request.chat.tokens_max);
+        let ready_at = backend.endpoint.quotas.ready_at(now, tokens);
+        if ready_at > now { Err(ready_at) } else { Ok(Some((backend.endpoint.quotas.take(now, tokens), tokens))) }
+    }
+
+    /// No endpoint takes it now. What was paid for sending it stays paid.
+    fn wait_for_room<M: Mode>(&mut self, mut ticket: Box<Ticket>, mode: &mut M) {
+        if self.is_hopeless(ticket.model) {
+            let message = "none of the endpoints that are left has this model".to_owned();
+            return self.settle(ticket, Err(Failure::new(ErrorCode::ModelNotFound, message)), mode);
+        }
+        ticket.unspent = true;
+        self.due.push_front(ticket);
+    }
+
+    /// It can go later. What was paid for sending it stays paid.
     pub(super) fn hold_back(&mut self, mut ticket: Box<Ticket>, due: Duration) {
         ticket.unspent = true;
         self.put_off(ticket, due);
@@ -71,38 +117,80 @@ impl<T: Transport> Core<'_, T> {
         }
         mode.event(Event::Ended { in_flight: self.in_flight.len() });
         let now = self.now();
+        let answered = self.book_end(&ticket, flight, &seen, now);
+        let backend = &mut self.backends[flight.backend];
         let at = Circumstances {
             now,
             status: seen.status,
             was_probe: flight.was_probe,
             alone: flight.began_alone && self.in_flight.is_empty(),
             unit: fastrand::f64(),
+            integrity: self.settings.integrity,
         };
-        let step = decide(seen.signal, &mut ticket, &mut self.endpoint, &mut self.record, at);
+        let step = decide(seen.signal, &mut ticket, &mut backend.endpoint, &mut backend.record, at);
+        if matches!(step, Step::Settle(Ok(_))) {
+            backend.asking.token_accepted();
+            backend.endpoint.success(ticket.model, answered.as_ref());
+        }
         if let Some(wait) = seen.wait {
-            self.gate(wait, mode);
+            self.gate(flight.backend, wait, mode);
         }
         self.apply(step, ticket, flight, mode);
     }
 
-    pub(super) fn apply<M: Mode>(&mut self, step: Step, ticket: Box<Ticket>, flight: Flight, mode: &mut M) {
+    /// Books the end of an attempt with limits and quotas. Returns what an answer shows of the server's queue.
+    fn book_end(&mut self, ticket: &Ticket, flight: Flight, seen: &Seen, now: Duration) -> Option<Answered> {
+        let start = self.start;
+        let backend = &mut self.backends[flight.backend];
+        let in_flight = backend.endpoint.ended(ticket.model);
+        let answer = if let Signal::Answer(answer) = &seen.signal { Some(answer) } else { None };
+        if let Some((booking, estimate)) = flight.booking {
+            backend.settle_quotas(booking, estimate, &seen.signal);
+        }
+        if let Some(news) = &seen.quota {
+            let others = backend.endpoint.in_flight();
+            backend.endpoint.quotas.learn(now, news, others);
+        }
+        let since_start = |at: Instant| at.saturating_duration_since(start);
+        answer.map(|answer| Answered {
+            sent_at: flight.sent_at,
+            first_token_at: seen.first_token.map(since_start),
+            ended_at: now,
+            request_bytes: flight.body_bytes,
+            served: answer.times.map(server_times),
+            in_flight,
+            silence: backend.silence(ticket.model).map(|(from, until)| (since_start(from), since_start(until))),
+        })
+    }
+
+    pub(super) fn apply<M: Mode>(&mut self, step: Step, mut ticket: Box<Ticket>, flight: Flight, mode: &mut M) {
         match step {
+            Step::Settle(Err(failure)) if self.others_may_have(&ticket, flight.backend, failure.code) => {
+                ticket.unspent = true;
+                self.due.push_back(ticket);
+            }
             Step::Settle(result) => self.settle(ticket, result, mode),
             Step::Retry { reason, at_least } => self.retry(ticket, reason, at_least, mode),
             Step::Ask(question) => self.ask(ticket, question, flight, mode),
             Step::Halt(halt) => {
                 // Its line is not settled, and so the run is not complete.
-                self.put_off(ticket, FAR);
-                self.halt_run(halt, mode);
+                let now = self.now();
+                self.hold_back(ticket, now);
+                self.retire(flight.backend, halt, mode);
             }
         }
     }
 
-    pub(super) fn settle<M: Mode>(&mut self, ticket: Box<Ticket>, result: Result<Answer, Failure>, mode: &mut M) {
-        if result.is_ok() {
-            self.asking.token_accepted();
-            self.endpoint.success(&ticket.request.model);
+    /// Whether a line that this endpoint cannot serve may still be served by another one.
+    fn others_may_have(&mut self, ticket: &Ticket, at: usize, code: ErrorCode) -> bool {
+        if self.backends.len() < 2 || !matches!(code, ErrorCode::ModelNotFound | ErrorCode::NotAllowed) {
+            return false;
         }
+        self.backends[at].note_lack(ticket.model);
+        !self.is_hopeless(ticket.model)
+    }
+
+    pub(super) fn settle<M: Mode>(&mut self, ticket: Box<Ticket>, result: Result<Answer, Failure>, mode: &mut M) {
         let seconds = ticket.began.map_or(0.0, |began| self.now().saturating_sub(began).as_secs_f64());
         let outcome = Outcome { result, attempts: ticket.attempts, seconds };
         if mode.settle(ticket.key, &ticket.request, outcome) == Slot::Held {
@@ -113,11 +201,36 @@ impl<T: Transport> Core<'_, T> {
     pub(super) fn retry<M: Mode>(&mut self, mut ticket: Box<Ticket>, reason: String, at_least: Duration, mode: &mut M) {
         ticket.failures += 1;
         ticket.unspent = false;
+        ticket.failed_at = Some(ticket.backend);
         let cap = self.settings.retry_delay_max;
         let delay = backoff::full_jitter(ticket.failures, cap, fastrand::f64()).max(at_least.min(cap));
         mode.event(Event::Retry { reason: reason.clone(), delay });
-        self.last_trouble = reason;
+        self.backends[ticket.backend].last_trouble = reason;
         let due = self.now() + delay;
         self.put_off(ticket, due);
+    }
+}
+
+/// The request's body, made once; where there are `several` endpoints, once for each dialect.
+fn body_of(ticket: &mut Ticket, dialect: Dialect, streams: bool, several: bool) -> Bytes {
+    if let Some((_, body)) = ticket.body.as_ref().filter(|(made_for, _)| *made_for == dialect) {
+        return body.clone();
+    }
+    // Making a body takes the request apart.
+    let body: Bytes = match several {
+        true => render(&mut ticket.request.chat.clone(), dialect, streams).into(),
+        false => render(&mut ticket.request.chat, dialect, streams).into(),
+    };
+    ticket.body = Some((dialect, body.clone()));
+    body
+}
+
+fn server_times(times: crate::line::Times) -> ServerTimes {
+    let of = Duration::from_nanos;
+    ServerTimes {
+        total: of(times.total_nanoseconds),
+        load: of(times.load_nanoseconds),
+        prompt_evaluation: of(times.prompt_evaluation_nanoseconds),
+        evaluation: of(times.evaluation_nanoseconds),
     }
 }

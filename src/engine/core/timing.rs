@@ -4,12 +4,11 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Core, Ended, Event, Happening, MODEL_LOOK, Mode, format_seconds, out_of_time, outage};
+use super::backend::{Backend, Held};
+use super::{Core, Ended, Event, Happening, Mode, format_seconds, out_of_time, outage};
 use crate::api::transport::{Page, Transport};
 use crate::flow::{Permit, backoff};
 
-/// A gate that opens sooner is not worth a message.
-const GATE_MENTIONED: Duration = Duration::from_secs(2);
 /// More ticks in a row than that are a sign that time alone changes nothing just now.
 const TICKS_MAX: u32 = 16;
 const TICK_REST: Duration = Duration::from_millis(10);
@@ -37,20 +36,31 @@ impl<T: Transport> Core<'_, T> {
         if let Some(until) = self.drain_until {
             return Some(until);
         }
-        let state = self.endpoint.permit(now);
-        let permit = if let Permit::Wait(at) = state { Some(at) } else { None };
-        let retry = self.retries.peek().filter(|_| self.has_slot() && !self.asking.holds_sends());
-        let retry = retry.and_then(|ticket| match state {
-            Permit::Free if ticket.unspent => Some(ticket.due),
-            Permit::Free => Some(ticket.due.max(self.budget_at)),
-            // Nothing could be sent as a probe: its model is held back.
-            Permit::Probe => Some(ticket.due.max(now + MODEL_LOOK)),
-            Permit::Wait(_) | Permit::Probing => None,
-        });
-        let may_ask = self.wants_dialect() && matches!(state, Permit::Free | Permit::Probe);
-        let dialect = may_ask.then_some(self.dialect_at);
+        let backends = self.backends.iter().filter_map(|backend| self.backend_wakes_at(backend, now)).min();
         let stalled = self.stall_ends_at().filter(|_| self.stall_counts());
-        [permit, retry, dialect, stalled, self.asking.wake_at(), self.stop_sending_at()].into_iter().flatten().min()
+        [backends, self.retry_at(now), stalled, self.stop_sending_at()].into_iter().flatten().min()
+    }
+
+    /// When time alone will change something at one endpoint.
+    fn backend_wakes_at(&self, backend: &Backend<'_, T>, now: Duration) -> Option<Duration> {
+        if backend.retired.is_some() {
+            return None;
+        }
+        let state = backend.endpoint.permit(now);
+        let permit = if let Permit::Wait(at) = state { Some(at) } else { None };
+        let may_ask = self.wants_dialect(backend) && matches!(state, Permit::Free | Permit::Probe);
+        let dialect = may_ask.then_some(backend.dialect_at);
+        let model = backend.endpoint.model_probe_at(now);
+        [permit, dialect, model, backend.asking.wake_at()].into_iter().flatten().min()
+    }
+
+    fn wants_dialect(&self, backend: &Backend<'_, T>) -> bool {
+        let is_wanted = || {
+            self.settings.asks_at_once
+                || self.first.is_some()
+                || self.backends.iter().any(|backend| backend.dialect.is_some())
+        };
+        backend.dialect.is_none() && backend.errand.is_none() && backend.retired.is_none() && is_wanted()
     }
 
     /// When what is sent could no longer be waited for: as long before the deadline as a drain may take, but never
@@ -69,38 +79,52 @@ impl<T: Transport> Core<'_, T> {
                 self.halt_run(out_of_time("the deadline is near: nothing more is sent".to_owned()), mode);
                 return None;
             }
-            self.look_after_dialect(now);
-            self.look_after_token(now, mode);
+            for at in 0..self.backends.len() {
+                self.look_after_dialect(at, now);
+                self.look_after_token(at, now, mode);
+            }
             self.look_after_outage(now, mode);
         }
         self.announce(mode);
         None
     }
 
-    fn look_after_dialect(&mut self, now: Duration) {
-        let permitted = matches!(self.endpoint.permit(now), Permit::Free | Permit::Probe);
-        if self.wants_dialect() && now >= self.dialect_at && permitted {
-            self.endpoint.sent("", now);
-            self.start_errand(Page::Version);
+    fn look_after_dialect(&mut self, at: usize, now: Duration) {
+        let backend = &self.backends[at];
+        if self.wants_dialect(backend) && now >= backend.dialect_at && backend.is_permitted(now) {
+            let backend = &mut self.backends[at];
+            backend.endpoint.asked(now);
+            backend.start_errand(Page::Version);
         }
     }
 
     fn look_after_outage<M: Mode>(&mut self, now: Duration, mode: &mut M) {
         if self.stall_counts() && self.stall_ends_at().is_some_and(|at| now >= at) {
             let max = format_seconds(self.settings.outage_max.unwrap_or_default());
-            let message = format!("no line was answered for {max} ({})", self.last_trouble);
-            let halt = self.asking.explain_outage(&message).unwrap_or_else(|| outage(message));
-            self.halt_run(halt, mode);
+            let live = || self.backends.iter().filter(|backend| backend.retired.is_none());
+            let trouble = live().map(|backend| &*backend.last_trouble).find(|trouble| !trouble.is_empty());
+            let message = format!("no line was answered for {max} ({})", trouble.unwrap_or_default());
+            let halt = live().find_map(|backend| backend.asking.explain_outage(&message));
+            self.halt_run(halt.unwrap_or_else(|| outage(message)), mode);
         }
     }
 
+    /// When failures without a success, at every endpoint, have lasted too long.
     fn stall_ends_at(&self) -> Option<Duration> {
-        Some(self.endpoint.stalled_since()? + self.settings.outage_max?)
+        let mut since = Duration::ZERO;
+        for backend in self.backends.iter().filter(|backend| backend.retired.is_none()) {
+            since = since.max(backend.endpoint.stalled_since()?);
+        }
+        Some(since + self.settings.outage_max?)
     }
 
     /// While requests are in flight on a closed breaker, or a token is awaited, no outage is proven.
     fn stall_counts(&self) -> bool {
-        (self.in_flight.is_empty() || self.endpoint.is_open()) && !self.asking.awaits_token()
+        let mut live = self.backends.iter().filter(|backend| backend.retired.is_none());
+        live.all(|backend| {
+            let is_idle = backend.endpoint.in_flight() == 0;
+            (is_idle || backend.endpoint.is_open()) && !backend.asking.awaits_token()
+        })
     }
 
     /// Tells people when sending stops for a while, and when it goes on.
@@ -109,35 +133,38 @@ impl<T: Transport> Core<'_, T> {
             return;
         }
         let now = self.now();
-        let gated = match self.endpoint.permit(now) {
-            Permit::Wait(at) if !self.endpoint.is_open() => Some(at.saturating_sub(now)),
-            _ => None,
-        };
-        let reason = if let Some(reason) = self.asking.pause_reason() {
-            Some(reason)
-        } else if self.endpoint.is_open() {
-            Some(format!("the service is out ({}); probing until it answers", self.last_trouble))
-        } else {
-            gated
-                .filter(|wait| *wait >= GATE_MENTIONED)
-                .map(|wait| format!("the service asks to wait {}", format_seconds(wait)))
-        };
-        match reason {
-            Some(reason) if !self.paused => {
-                self.paused = true;
-                mode.event(Event::Paused { reason });
+        let several = self.backends.len() > 1;
+        let mut all_held = true;
+        for backend in self.backends.iter_mut().filter(|backend| backend.retired.is_none()) {
+            let is_told = backend.told_paused;
+            backend.told_paused = match backend.held(now) {
+                Held::Long => true,
+                Held::Briefly => is_told,
+                Held::Free => false,
+            };
+            all_held &= backend.told_paused;
+            if several && backend.told_paused != is_told {
+                let reason = backend.told_paused.then(|| backend.hold_reason(now));
+                mode.event(Event::Endpoint { name: backend.name.clone(), reason });
             }
-            None if self.paused && gated.is_none() => {
-                self.paused = false;
-                mode.event(Event::Resumed);
-            }
-            _ => {}
         }
+        if all_held && !self.paused {
+            let held = self.backends.iter().find(|backend| backend.retired.is_none());
+            let reason = held.map(|backend| backend.hold_reason(now)).unwrap_or_default();
+            mode.event(Event::Paused { reason });
+        } else if self.paused && !all_held {
+            mode.event(Event::Resumed);
+        }
+        self.paused = all_held;
     }
-
     /// The endpoint asks for a pause. One that outlasts our patience ends the run now rather than later.
-    pub(super) fn gate<M: Mode>(&mut self, wait: Duration, mode: &mut M) {
-        self.endpoint.gate(self.now() + backoff::with_jitter(wait, fastrand::f64()));
+    pub(super) fn gate<M: Mode>(&mut self, at: usize, wait: Duration, mode: &mut M) {
+        let until = self.now() + backoff::with_jitter(wait, fastrand::f64());
+        self.backends[at].endpoint.gate(until);
+        if self.backends.iter().enumerate().any(|(index, backend)| index != at && backend.retired.is_none()) {
+            // The others go on meanwhile.
+            return;
+        }
         let asks = || {
             let until = humantime::format_rfc3339_seconds(std::time::SystemTime::now() + wait);
             format!("the service asks to wait {}, until {until}, which is", format_seconds(wait))

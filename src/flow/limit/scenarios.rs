@@ -150,7 +150,8 @@ fn odd() {
                 ("mixed64", 20.0, 0.07, 0.001, 100),
                 ("jitter", 1.5, 0.07, 0.025, 100),
                 ("jitter8", 1.5, 0.07, 0.025, 8),
-                ("jitter+mixed", 20.0, 0.07, 0.025, 100),("jitter2", 1.5, 0.07, 0.050, 100),
+                ("jitter+mixed", 20.0, 0.07, 0.025, 100),
+                ("jitter2", 1.5, 0.07, 0.050, 100),
             ] {
                 let mut plan = scenario(slots, Service::Lognormal, service_seconds, sight);
                 plan.prompt_spread = spread;

@@ -122,15 +122,10 @@ pub fn run(scenario: &Scenario) -> History {
     world.history
 }
 
-const EVENTS: [fn(usize) -> Event; 7] = [
-    Event::Starts,
-    Event::Arrives,
-    Event::Served,
-    Event::FirstToken,
-    Event::Ended,
-    Event::Thought,
-    |_| Event::SlotsChange,
-];
+const EVENTS: [fn(usize) -> Event; 7] =
+    [Event::Starts, Event::Arrives, Event::Served, Event::FirstToken, Event::Ended, Event::Thought, |_| {
+        Event::SlotsChange
+    }];
 
 struct World<'s> {
     scenario: &'s Scenario,
@@ -377,9 +372,8 @@ impl History {
     pub fn queued(&self, from: f64, until: f64) -> f64 {
         let ends = self.queue.iter().skip(1).map(|(at, _)| *at).chain([until]);
         let parts = self.queue.iter().zip(ends);
-        let part = |((at, length), end): (&(f64, usize), f64)| {
-            *length as f64 * (end.min(until) - at.max(from)).max(0.0)
-        };
+        let part =
+            |((at, length), end): (&(f64, usize), f64)| *length as f64 * (end.min(until) - at.max(from)).max(0.0);
         parts.map(part).sum::<f64>() / (until - from)
     }
 

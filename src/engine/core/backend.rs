@@ -1,0 +1,220 @@
+//! One of the run's endpoints, with everything that the engine knows of it.
+//!
+//! Invariant: what happens at one endpoint says nothing of another one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::attempt::Pulse;
+use super::super::errand::{self, Report};
+use super::super::policy::Record;
+use super::super::{Endpoint as Given, Halt, Settings};
+use super::asking::Asking;
+use super::format_seconds;
+use crate::api::transport::{Page, Transport};
+use crate::api::{Dialect, Signal};
+use crate::flow::endpoint::Setup;
+use crate::flow::quota::Booking;
+use crate::flow::{Endpoint, Model, Permit};
+
+/// Tokens that an answer is thought to have before any was seen.
+const ANSWER_TOKENS_AT_FIRST: f64 = 256.0;
+/// How much one answer moves what the next is thought to have.
+const ANSWER_TOKENS_WEIGHT: f64 = 0.1;
+/// Bytes of a request body that are thought to be a token.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// A gate that opens sooner is not worth a message.
+const GATE_MENTIONED: Duration = Duration::from_secs(2);
+/// Nor is a quota that was asked for, when there is more of it soon.
+const QUOTA_MENTIONED: Duration = Duration::from_secs(120);
+
+/// Whether an endpoint is held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// No.
+    Free,
+    /// Not for long.
+    Briefly,
+    /// So that people want to know.
+    Long,
+}
+
+/// One endpoint of a run.
+pub struct Backend<'a, T: Transport> {
+    pub transport: &'a T,
+    /// What people call it.
+    pub name: String,
+    own_ceiling: Option<usize>,
+    pub endpoint: Endpoint,
+    pub record: Record,
+    pub dialect: Option<Dialect>,
+    pub dialect_failures: u32,
+    pub dialect_at: Duration,
+    pub errand: Option<Pin<Box<dyn Future<Output = Report> + 'a>>>,
+    pub asking: Asking,
+    /// No retry may take a token of the budget before.
+    pub budget_at: Duration,
+    /// Why nothing is ever sent there again.
+    pub retired: Option<Halt>,
+    pub last_trouble: String,
+    /// Whether people were told that nothing is sent there.
+    pub told_paused: bool,
+    /// Models that it said it does not have, or not for this token.
+    lacks: Vec<Model>,
+    pulses: Vec<Rc<Pulse>>,
+    answer_tokens: f64,
+}
+
+impl<'a, T: Transport> Backend<'a, T> {
+    pub fn new(given: Given<'a, T>, settings: &Settings) -> Self {
+        let setup = Setup {
+            ceiling: given.concurrency.unwrap_or(settings.concurrency).min(settings.concurrency),
+            adapts: settings.adapts,
+            retry_wait_max: settings.retry_delay_max,
+            quotas: given.quotas,
+        };
+        Self {
+            transport: given.transport,
+            name: given.name,
+            own_ceiling: given.concurrency,
+            endpoint: Endpoint::new(setup),
+            // One reply that was another is enough to clear the address.
+            record: Record { not_found: 0, other: u64::from(settings.endless) },
+            dialect: given.dialect,
+            dialect_failures: 0,
+            dialect_at: Duration::ZERO,
+            errand: None,
+            asking: Asking::default(),
+            budget_at: Duration::ZERO,
+            retired: None,
+            last_trouble: String::new(),
+            told_paused: false,
+            lacks: Vec::new(),
+            pulses: Vec::new(),
+            answer_tokens: ANSWER_TOKENS_AT_FIRST,
+        }
+    }
+
+    /// The run may have so many requests in flight from now on.
+    pub fn set_ceiling(&mut self, concurrency: usize) {
+        self.endpoint.set_ceiling(self.own_ceiling.map_or(concurrency, |own| own.min(concurrency)));
+    }
+
+    /// Whether lines may be sent there, as far as dialect and token go.
+    pub fn serves(&self) -> bool {
+        self.retired.is_none() && self.dialect.is_some() && !self.asking.holds_sends()
+    }
+
+    /// Whether it lets a request pass now, model or no model.
+    pub fn is_permitted(&self, now: Duration) -> bool {
+        matches!(self.endpoint.permit(now), Permit::Free | Permit::Probe)
+    }
+
+    /// Whether it could take a request for some model.
+    pub fn has_room(&self, now: Duration) -> bool {
+        self.serves() && self.endpoint.has_room() && self.is_permitted(now)
+    }
+
+    /// Whether it could take a request for this model; one that was never sent for has no number yet.
+    pub fn has_room_for(&self, model: Option<Model>, now: Duration) -> bool {
+        let may = |model| {
+            self.endpoint.has_room_for(model)
+                && matches!(self.endpoint.permit_model(model, now), Permit::Free | Permit::Probe)
+                && !self.lacks.contains(&model)
+        };
+        self.has_room(now) && model.is_none_or(may)
+    }
+
+    /// It does not have this model.
+    pub fn note_lack(&mut self, model: Model) {
+        if !self.lacks.contains(&model) {
+            self.lacks.push(model);
+        }
+    }
+
+    /// Whether it is known not to have this model, or is out for good.
+    pub fn is_hopeless_for(&self, model: Model) -> bool {
+        self.retired.is_some() || self.lacks.contains(&model)
+    }
+
+    /// Another token, or another list of models, may change what it has.
+    pub fn forget_lacks(&mut self) {
+        self.lacks.clear();
+    }
+
+    /// What hears of every event in this model's replies.
+    pub fn pulse(&mut self, model: Model) -> Rc<Pulse> {
+        let now = Instant::now();
+        let is_idle = self.endpoint.load(model) == 0.0;
+        if self.pulses.len() <= model.index() {
+            self.pulses.resize_with(model.index() + 1, || Rc::new(Pulse::new(now)));
+        }
+        let pulse = &self.pulses[model.index()];
+        if is_idle {
+            pulse.restart(now);
+        }
+        Rc::clone(pulse)
+    }
+
+    /// The latest time in which no reply of this model showed life.
+    pub fn silence(&self, model: Model) -> Option<(Instant, Instant)> {
+        self.pulses.get(model.index())?.silence()
+    }
+
+    /// Tokens that a request is likely to cost.
+    pub fn estimate_tokens(&self, body_bytes: usize, tokens_max: Option<u64>) -> u64 {
+        let answer = self.answer_tokens as u64;
+        body_bytes as u64 / BYTES_PER_TOKEN + tokens_max.map_or(answer, |max| answer.min(max))
+    }
+
+    /// The cost of an attempt is known: what an answer says; nothing, when nothing was computed.
+    pub fn settle_quotas(&mut self, booking: Booking, estimate: u64, signal: &Signal) {
+        let cost = match signal {
+            Signal::Answer(answer) if answer.tokens.completion > 0 => {
+                let completion = answer.tokens.completion;
+                self.answer_tokens += ANSWER_TOKENS_WEIGHT * (completion as f64 - self.answer_tokens);
+                answer.tokens.prompt + completion
+            }
+            Signal::NotSent(_) | Signal::RateLimited(_) | Signal::Unauthorized(_) => 0,
+            // It may have been computed, or the server does not count.
+            _ => estimate,
+        };
+        self.endpoint.quotas.settle(booking, cost);
+    }
+
+    /// Whether nothing is sent there now, and for long.
+    pub fn held(&self, now: Duration) -> Held {
+        if self.asking.awaits_token() || self.endpoint.is_open() {
+            return Held::Long;
+        }
+        let Permit::Wait(at) = self.endpoint.permit(now) else { return Held::Free };
+        let gated = self.endpoint.gate_until() > now;
+        let mentioned = if gated { GATE_MENTIONED } else { QUOTA_MENTIONED };
+        if at.saturating_sub(now) >= mentioned { Held::Long } else { Held::Briefly }
+    }
+
+    /// Why nothing is sent there now.
+    pub fn hold_reason(&self, now: Duration) -> String {
+        if let Some(reason) = self.asking.pause_reason() {
+            return reason;
+        }
+        if self.endpoint.is_open() {
+            return format!("the service is out ({}); probing until it answers", self.last_trouble);
+        }
+        let until = if let Permit::Wait(at) = self.endpoint.permit(now) { at } else { now };
+        let wait = format_seconds(until.saturating_sub(now));
+        match self.endpoint.quotas.binding(now).filter(|_| self.endpoint.gate_until() <= now) {
+            Some(quota) => format!("the quota of {quota} is used up: waiting {wait}"),
+            None => format!("the service asks to wait {wait}"),
+        }
+    }
+
+    pub fn start_errand(&mut self, page: Page) {
+        self.errand = Some(Box::pin(errand::run(self.transport, page)));
+    }
+}

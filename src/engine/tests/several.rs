@@ -1,0 +1,150 @@
+//! Several endpoints: who gets what, and what becomes of the lines when one of them is no use.
+
+use super::*;
+use crate::flow::quota::Rate;
+
+/// A run over endpoints that are named a, b, …
+fn run_over(settings: Settings, transports: &[&Scripted], mut mode: List) -> (Ended, List, Duration) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let names = ["a", "b", "c"];
+    runtime.block_on(async {
+        let start = Instant::now();
+        let endpoints = names.iter().zip(transports).map(|(name, transport)| endpoint(name, transport)).collect();
+        let ended = run(settings, endpoints, &mut mode, &Shutdown::default()).await;
+        (ended, mode, start.elapsed())
+    })
+}
+
+fn served_in(seconds: u32) -> Scripted {
+    transport(vec![vec![Play::Wait(seconds * SECOND), Play::Head(200, ContentKind::Other), Play::Piece(OK)]])
+}
+
+fn sent(transport: &Scripted) -> usize {
+    transport.sent.borrow().len()
+}
+
+/// What was told of endpoints: each name, and whether it was out.
+fn told(mode: &List) -> Vec<(String, bool)> {
+    let told = mode.events.iter().filter_map(|event| match event {
+        Event::Endpoint { name, reason } => Some((name.clone(), reason.is_some())),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn the_least_busy_endpoint_gets_the_next_line() {
+    let (slow, fast) = (served_in(3), served_in(1));
+    let (ended, mode, took) = run_over(settings(8), &[&slow, &fast], List::of(80));
+    assert_eq!((ended, mode.codes()), (Ended::Complete, vec![None; 80]));
+    assert!(sent(&fast) > sent(&slow) && sent(&slow) >= 10, "{} and {}", sent(&slow), sent(&fast));
+    assert!(took <= 20 * SECOND, "{took:?}");
+    assert!(mode.most_taken <= 8, "the limit holds over all endpoints");
+}
+
+#[test]
+fn an_endpoint_that_is_down_costs_no_line_anything() {
+    let down = transport(vec![vec![Play::Break(TransportError::NotSent("refused".into()))]]);
+    let up = served_in(1);
+    let (ended, mode, _) = run_over(settings(4), &[&down, &up], List::of(100));
+    assert_eq!((ended, mode.codes()), (Ended::Complete, vec![None; 100]));
+    assert_eq!(sent(&up), 100);
+    assert!(sent(&down) <= 15, "{} requests met a dead endpoint", sent(&down));
+    assert_eq!(told(&mode).first(), Some(&("a".to_owned(), true)));
+    assert!(!mode.events.iter().any(|event| matches!(event, Event::Paused { .. })), "the other one goes on");
+}
+
+#[test]
+fn all_endpoints_out_for_too_long_is_an_outage() {
+    let down = || transport(vec![vec![Play::Break(TransportError::NotSent("refused".into()))]]);
+    let (a, b) = (down(), down());
+    let (ended, mode, took) = run_over(settings(4), &[&a, &b], List::of(10));
+    assert!(matches!(&ended, Ended::Halted(halt) if halt.cause == HaltCause::Outage), "{ended:?}");
+    assert!(mode.settled.is_empty() && took >= 1800 * SECOND && took < 1900 * SECOND, "{took:?}");
+    assert!(mode.events.iter().any(|event| matches!(event, Event::Paused { .. })));
+}
+
+#[test]
+fn a_key_that_one_endpoint_refuses_leaves_the_lines_to_the_other() {
+    let refusing = Scripted {
+        models: std::cell::RefCell::new(vec![whole(401, "{}")].into()),
+        ..transport(vec![whole(401, "{}")])
+    };
+    let good = served_in(1);
+    let (ended, mode, _) = run_over(settings(4), &[&refusing, &good], List::of(20));
+    assert_eq!((ended, mode.codes()), (Ended::Complete, vec![None; 20]));
+    assert_eq!((sent(&good), told(&mode)), (20, vec![("a".to_owned(), true)]));
+    let (ended, _, _) = run_over(settings(4), &[&refusing, &refusing], List::of(20));
+    assert!(matches!(&ended, Ended::Halted(halt) if halt.cause == HaltCause::TokenRejected), "{ended:?}");
+}
+
+#[test]
+fn a_model_that_one_endpoint_lacks_is_asked_of_the_other() {
+    let lacking = || transport(vec![whole(200, OK), whole(404, r#"{"error":"model not found"}"#)]);
+    let (a, has) = (lacking(), served_in(1));
+    let (ended, mode, _) = run_over(settings(2), &[&a, &has], List::of(20));
+    assert_eq!((ended, mode.codes()), (Ended::Complete, vec![None; 20]));
+    assert!(sent(&a) <= 3, "it said so once: {}", sent(&a));
+    let (a, b) = (lacking(), lacking());
+    let (ended, mode, _) = run_over(settings(1), &[&a, &b], List::of(9));
+    assert_eq!(ended, Ended::Complete);
+    assert_eq!(mode.codes().iter().filter(|code| **code == Some(ErrorCode::ModelNotFound)).count(), 7);
+}
+
+#[test]
+fn each_endpoint_gets_the_body_of_its_dialect() {
+    let version = |body| std::cell::RefCell::new(vec![whole(200, body)].into());
+    let broken = || vec![vec![Play::Break(TransportError::Lost("reset".into()))], whole(200, OK)];
+    let webui = Scripted { versions: version(r#"{"version":"0.6.13"}"#), ..transport(broken()) };
+    let openai = Scripted { versions: std::cell::RefCell::new(vec![whole(404, "")].into()), ..transport(broken()) };
+    let defaults = Defaults {
+        model: Some("m".into()),
+        params: vec![("temperature".to_owned(), serde_json::value::RawValue::from_string("0.5".into()).unwrap())],
+        ..Defaults::default()
+    };
+    let request = crate::line::Request::parse(b"hello", InputForm::Text, &defaults).unwrap();
+    let mode = List { work: VecDeque::from([Work { key: Key(1), request }]), ..List::default() };
+    let (ended, mode, _) = run_over(settings(2), &[&webui, &openai], mode);
+    assert_eq!((ended, mode.codes(), mode.settled[0].2), (Ended::Complete, vec![None], 3));
+    let bodies =
+        |transport: &Scripted| transport.sent.borrow().iter().map(|(_, body)| body.clone()).collect::<Vec<_>>();
+    let (mirrored, plain) = (bodies(&webui), bodies(&openai));
+    assert!(
+        !mirrored.is_empty() && mirrored.iter().all(|body| body.contains(r#""params":{"temperature":0.5"#)),
+        "{mirrored:?}"
+    );
+    assert!(
+        !plain.is_empty() && plain.iter().all(|body| !body.contains("params") && body.contains("hello")),
+        "{plain:?}"
+    );
+}
+
+#[test]
+fn a_quota_holds_at_its_own_endpoint_only() {
+    let (limited, free) = (served_in(1), served_in(1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let mut mode = List::of(60);
+    let ended = runtime.block_on(async {
+        let rate: Rate = "3/min".parse().unwrap();
+        let quotas = Quotas::new(&[rate], None);
+        let endpoints = vec![Endpoint { quotas, ..endpoint("a", &limited) }, endpoint("b", &free)];
+        run(settings(4), endpoints, &mut mode, &Shutdown::default()).await
+    });
+    assert_eq!((ended, mode.codes()), (Ended::Complete, vec![None; 60]));
+    assert_eq!((sent(&limited), sent(&free)), (3, 57));
+}
+
+#[test]
+fn a_quota_of_the_only_endpoint_is_waited_for() {
+    let limited = served_in(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let mut mode = List::of(10);
+    let (ended, took) = runtime.block_on(async {
+        let start = Instant::now();
+        let rate: Rate = "3/min".parse().unwrap();
+        let endpoints = vec![Endpoint { quotas: Quotas::new(&[rate], None), ..endpoint("a", &limited) }];
+        (run(settings(4), endpoints, &mut mode, &Shutdown::default()).await, start.elapsed())
+    });
+    assert_eq!((ended, mode.codes()), (Ended::Complete, vec![None; 10]));
+    assert!(took >= 180 * SECOND && took < 190 * SECOND, "{took:?}");
+}
