@@ -278,10 +278,11 @@ impl<'a, T: Transport> Core<'a, T> {
         mode.event(Event::Endpoint { name: backend.name.clone(), reason: Some(reason) });
         backend.retired = Some(halt);
         backend.errand = None;
-        for mut ticket in backend.asking.give_up() {
-            ticket.unspent = true;
-            self.put_off(ticket, now);
-        }
+        let retries = &mut self.retries;
+        retries.extend(backend.asking.give_up().map(|mut ticket| {
+            (ticket.unspent, ticket.due) = (true, now);
+            ticket
+        }));
     }
 }
 
