@@ -2,12 +2,14 @@
 //!
 //! [`limit`] bounds what is in flight, [`breaker`] pauses an endpoint that fails, [`budget`] bounds retries,
 //! [`backoff`] spaces them, [`quota`] keeps to what the service permits in a time. [`endpoint`] keeps them together for
-//! one endpoint, with the charges that they void. [`people`] says numbers and times as people do.
+//! one endpoint, with the charges that they void. [`forecast`] tells how long it will take; [`people`] says numbers and
+//! times as people do.
 
 pub mod backoff;
 pub mod breaker;
 pub mod budget;
 pub mod endpoint;
+pub mod forecast;
 pub mod limit;
 pub mod people;
 pub mod quota;
