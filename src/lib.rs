@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | [`mod@line`] | request lines to [`line::Request`], outcomes to completion lines; pure | servers, files, clocks |
 //! | [`api`] | dialects, streams, verdicts (pure); the transport (thin) | retries, order |
-//! | [`flow`] | limit, breaker, budget, backoff; pure, time is an argument | HTTP, lines |
+//! | [`flow`] | limit, quotas, breaker, budget, backoff, forecasts; pure, time is an argument | HTTP, lines |
 //! | [`engine`] | the core loop: slots, attempts, retries, halts | lines, files, stdout |
 //! | [`journal`] | records, index, lock, durable writes, files that appear whole | stdin, stdout, the engine |
 //! | [`filter`] | reader → engine → window → writer, exit status | HTTP |

@@ -26,6 +26,16 @@ pub fn about(number: f64) -> String {
     thousands(((number.max(0.0) / unit).round() * unit) as u64)
 }
 
+/// How often something happens, in the unit in which the number is handy: `12 per s`, `4.0 per min`.
+pub fn speed(per_second: f64) -> String {
+    let (number, unit) = match per_second {
+        _ if per_second * (MINUTE_SECONDS as f64) < 1.0 => (per_second * HOUR_SECONDS as f64, "h"),
+        _ if per_second < 1.0 => (per_second * MINUTE_SECONDS as f64, "min"),
+        _ => (per_second, "s"),
+    };
+    if number < 9.95 { format!("{number:.1} per {unit}") } else { format!("{} per {unit}", about(number)) }
+}
+
 /// A duration, as exactly as one wants to read it: `45 s`, `2 min 30 s`, `12 min`, `3 h 50 min`, `41 h`, `6.3 days`.
 pub fn for_people(duration: Duration) -> String {
     let seconds = duration.as_secs().saturating_add(u64::from(duration.subsec_millis() >= 500));
@@ -40,9 +50,9 @@ pub fn for_people(duration: Duration) -> String {
         _ if minutes < 24 * 60 => two(minutes, 60, "h", "min"),
         _ if minutes < 48 * 60 => format!("{} h", (minutes + 30) / 60),
         _ => {
-            let days = seconds as f64 / DAY_SECONDS as f64;
+            let days = (seconds as f64 / DAY_SECONDS as f64 * 10.0).round() / 10.0;
             // From a hundred days on nobody asks for the tenths.
-            if days < 99.95 { format!("{days:.1} days") } else { format!("{} days", thousands(days.round() as u64)) }
+            if days < 100.0 { format!("{days:.1} days") } else { format!("{} days", thousands(days.round() as u64)) }
         }
     }
 }
@@ -71,6 +81,15 @@ mod tests {
     }
 
     #[test]
+    fn a_speed_is_said_in_a_handy_unit() {
+        let told = [0.0, 0.001, 0.02, 0.5, 1.0, 9.96, 1_234.0].map(speed);
+        assert_eq!(
+            told,
+            ["0.0 per h", "3.6 per h", "1.2 per min", "30 per min", "1.0 per s", "10 per s", "1,230 per s"]
+        );
+    }
+
+    #[test]
     fn a_duration_is_said_as_people_say_it() {
         let cases = [
             (0.0, "0 s"),
@@ -85,7 +104,7 @@ mod tests {
             (86_380.0, "24 h"),
             (147_600.0, "41 h"),
             (172_800.0, "2.0 days"),
-            (544_320.0, "6.3 days"),
+            (540_000.0, "6.3 days"),
             (36e6, "417 days"),
             (1e9, "11,574 days"),
         ];

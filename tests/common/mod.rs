@@ -392,7 +392,15 @@ impl Live {
     /// Waits until standard error holds this text.
     pub fn wait_for_stderr(&mut self, text: &str) {
         let began = Instant::now();
-        while !self.stderr().contains(text) {
+        loop {
+            // What it said last may be read only after its end was seen.
+            let has_ended = self.try_wait().is_some();
+            if self.stderr().contains(text) {
+                return;
+            }
+            if !has_ended && self.try_wait().is_some() {
+                continue;
+            }
             self.still_waiting(began, &format!("{text:?} on standard error"));
         }
     }
