@@ -1,165 +1,203 @@
-//! The adaptive law: keeps a fraction of a request of ours waiting at the server. Pure.
+//! The adaptive law: keeps a part of one request of ours waiting at the server. Pure.
+//!
+//! Little's law gives how many of ours wait: the share that waiting has in a request's time, of those in flight. What
+//! is missing of the target is added to the limit, half of it at a time: L + (target − L·share)/2, the window update of
+//! FAST TCP (Wei, Jin, Low and Hegde, 2006). As clients of one server meet the same waits, all settle at the same limit.
+//! The limit is a fraction, and what is granted alternates between the whole numbers beside it.
+//!
+//! Where a window shows no waiting, steps double, as in TCP's slow start: a wide gap is crossed in few windows, and a
+//! narrow one is not overshot by more than it was wide. Where waiting takes much of the time, the limit is what the
+//! server was seen to work on.
+//!
+//! Invariant: 1 ≤ limit ≤ ceiling; answers that were sent before the last great change count no more.
 
 use std::time::Duration;
 
 use super::Answered;
 use super::waiting::{Evidence, Waiting};
 
+/// The limit at the beginning, and for ever where nothing can be seen.
 const START: f64 = 4.0;
 /// How many requests of ours are to wait at the server, on average.
-pub const QUEUED_TARGET: f64 = 0.4;
-/// Share of a request's time that waiting may be beside that, whatever the limit: noise.
+const QUEUED_TARGET: f64 = 0.35;
+/// Share of a request's time that waits may take beside that: noise, of which many in flight have more.
 const NOISE_SHARE: f64 = 0.03;
-const WINDOW_ANSWERS_MIN: f64 = 4.0;
+/// With less than this share there is no queue.
 const CLEAR_SHARE: f64 = 0.02;
+/// With more than this share the limit is far too high.
+const CROWDED_SHARE: f64 = 0.28;
+/// Part of what is missing that is made up for in one window.
+const GAIN: f64 = 0.5;
+const WINDOW_ANSWERS_MIN: f64 = 4.0;
+/// Part of the limit that must be in flight for the limit to be what holds us back.
+const BUSY_PART: f64 = 0.75;
+/// The first step of a search, in requests and as a part of the limit.
 const STEP_MIN: f64 = 0.2;
-const STEP_SHARE_MIN: f64 = 0.02;
-const CROWDED_SHARE: f64 = 0.25;
-const BUSY_SHARE: f64 = 0.75;
+const STEP_PART_MIN: f64 = 0.02;
+/// The same after a window that was crowded: it tells how wide the gap is no better than that.
+const STEP_PART_AFTER_CROWD: f64 = 0.1;
+/// Steps after a refusal do not double, for so long.
+const STEP_AFTER_REFUSAL: f64 = 1.0;
 const CALM_AFTER: Duration = Duration::from_secs(60);
+/// A change by more than this part of the limit makes a new situation.
+const GREAT_CHANGE_PART: f64 = 0.25;
 
-/// One model's controller.
+/// The adaptive limit of one model at one endpoint.
 #[derive(Debug)]
 pub struct Controller {
     ceiling: f64,
     limit: f64,
-    /// What the limit was when the server was last looked at undisturbed.
+    /// The limit by what was last seen of the server, refusals and outages aside.
     known: f64,
-    current: usize,
-    dither: f64,
+    granted: usize,
+    /// What the numbers granted lately fell short of the limit.
+    owed: f64,
+    step: f64,
     waiting: Waiting,
     window: Window,
     fresh_from: Duration,
-    step: f64,
     refused_at: Option<Duration>,
 }
 
+/// Sums over the answers since the limit was last looked at.
 #[derive(Debug, Default)]
 struct Window {
     answers: f64,
     queue_seconds: f64,
-    wall_seconds: f64,
     in_flight: f64,
 }
 
 impl Controller {
+    /// A controller that never exceeds `ceiling`, which is at least 1.
     pub fn new(ceiling: usize) -> Self {
-        let limit = START.min(ceiling as f64);
+        let ceiling = ceiling as f64;
+        let limit = START.min(ceiling);
         Self {
-            ceiling: ceiling as f64,
+            ceiling,
             limit,
             known: limit,
-            current: limit as usize,
-            dither: 0.0,
+            granted: limit as usize,
+            owed: 0.0,
+            step: START,
             waiting: Waiting::default(),
             window: Window::default(),
             fresh_from: Duration::ZERO,
-            step: START,
             refused_at: None,
         }
     }
 
+    /// How many requests may be in flight now.
     pub fn current(&self) -> usize {
-        self.current
+        self.granted
     }
 
-    pub fn limit(&self) -> f64 {
-        self.limit
-    }
-
+    /// From now on the limit is at most `ceiling`, which is at least 1.
     pub fn set_ceiling(&mut self, ceiling: usize) {
         self.ceiling = ceiling as f64;
         self.set(self.limit);
     }
 
+    /// Hears of an answer.
     pub fn answered(&mut self, answered: &Answered) {
         match self.waiting.read(answered) {
-            Evidence::Waited { queue_seconds, wall_seconds } if answered.sent_at >= self.fresh_from => {
-                self.window.answers += 1.0;
-                self.window.queue_seconds += queue_seconds;
-                self.window.wall_seconds += wall_seconds;
-                self.window.in_flight += answered.in_flight as f64;
+            Evidence::Waited { queue_seconds } if answered.sent_at >= self.fresh_from => {
+                self.window.add(queue_seconds, answered.in_flight);
                 self.look(answered.ended_at);
             }
-            Evidence::Blind if self.limit < START => self.set(self.limit + 1.0),
+            Evidence::Blind if self.limit < START => self.set((self.limit + 1.0).min(START)),
             _ => {}
         }
-        self.dither();
+        self.alternate();
     }
 
-    fn look(&mut self, now: Duration) {
-        let window = &self.window;
-        let share = window.queue_seconds / window.wall_seconds.max(1e-9);
-        let size = self.limit.floor().max(WINDOW_ANSWERS_MIN);
-        let missing_answers = (size - window.answers).max(0.0) / window.answers;
-        let rest_wall = missing_answers * (window.wall_seconds - window.queue_seconds).max(0.0);
-        let sure_share = window.queue_seconds / (window.wall_seconds + rest_wall).max(1e-9);
-        let is_sure = window.answers >= WINDOW_ANSWERS_MIN && sure_share > CROWDED_SHARE;
-        if window.answers < size && !is_sure {
-            return;
-        }
-        let busy = (window.in_flight / window.answers).min(self.limit + 1.0);
-        let is_limited = busy < BUSY_SHARE * self.limit;
-        let is_calm = self.refused_at.is_none_or(|at| now.saturating_sub(at) > CALM_AFTER);
+    /// A refusal: `part` of the limit is left.
+    pub fn cut(&mut self, part: f64, now: Duration) {
+        self.refused_at = Some(now);
+        self.fresh_from = now;
+        self.begin_at((self.limit * part).floor());
+    }
+
+    /// An outage is over: begins at half of what the server was last seen to take.
+    pub fn resume(&mut self) {
+        self.begin_at((self.known / 2.0).floor());
+    }
+
+    /// Begins at one.
+    pub fn one(&mut self) {
+        self.begin_at(1.0);
+    }
+
+    fn begin_at(&mut self, limit: f64) {
         self.window = Window::default();
-        let queued = busy * (share - NOISE_SHARE).max(0.0);
-        let missing = QUEUED_TARGET - queued;
-        if is_limited && missing > 0.0 {
+        self.step = 0.0;
+        self.owed = 0.0;
+        self.set(limit);
+    }
+
+    /// Changes the limit when the window is full, or half full and crowded.
+    fn look(&mut self, now: Duration) {
+        let size = self.limit.floor().max(WINDOW_ANSWERS_MIN);
+        let share = self.window.waiting_share(self.waiting.service_seconds());
+        let is_crowded = share > CROWDED_SHARE;
+        let size = if is_crowded { (size / 2.0).max(WINDOW_ANSWERS_MIN) } else { size };
+        if self.window.answers < size {
             return;
         }
-        let is_clear = share < CLEAR_SHARE;
-        let limit = if is_clear {
-            let step = self.step.max(STEP_MIN).max(STEP_SHARE_MIN * self.limit).min(self.limit);
-            self.step = if is_calm { 2.0 * step } else { 1.0 };
-            self.limit + step
-        } else if share > CROWDED_SHARE {
-            self.step = 0.0;
-            busy + missing
+        let in_flight = self.window.in_flight / self.window.answers;
+        self.window = Window::default();
+        let missing = QUEUED_TARGET - in_flight * (share - NOISE_SHARE).max(0.0);
+        if missing > 0.0 && in_flight < BUSY_PART * self.limit {
+            return;
+        }
+        let limit = if is_crowded {
+            self.step = STEP_PART_AFTER_CROWD * self.limit;
+            self.limit.min(in_flight) + missing
+        } else if share < CLEAR_SHARE {
+            self.limit + self.next_step(now)
         } else {
             self.step = 0.0;
-            self.limit + 0.5 * missing
+            self.limit + GAIN * missing
         };
-        if (limit - self.limit).abs() > 0.25 * self.limit {
+        if (limit - self.limit).abs() > GREAT_CHANGE_PART * self.limit {
             self.fresh_from = now;
         }
         self.set(limit);
         self.known = self.limit;
     }
 
-    pub fn cut(&mut self, factor: f64, now: Duration) {
-        self.refused_at = Some(now);
-        self.restart_at(self.limit * factor);
-        self.fresh_from = now;
-        self.current = self.limit as usize;
-    }
-
-    pub fn resume(&mut self) {
-        self.restart_at(self.known / 2.0);
-    }
-
-    pub fn one(&mut self) {
-        self.restart_at(1.0);
-    }
-
-    fn restart_at(&mut self, limit: f64) {
-        self.set(limit);
-        self.window = Window::default();
-        self.step = 0.0;
-        self.dither = 0.0;
-        self.current = self.limit as usize;
+    /// Twice the last step, and at most the limit.
+    fn next_step(&mut self, now: Duration) -> f64 {
+        let step = self.step.max(STEP_MIN).max(STEP_PART_MIN * self.limit).min(self.limit);
+        let is_calm = self.refused_at.is_none_or(|at| now.saturating_sub(at) > CALM_AFTER);
+        self.step = if is_calm { 2.0 * step } else { STEP_AFTER_REFUSAL };
+        step
     }
 
     fn set(&mut self, limit: f64) {
-        self.limit = limit.clamp(1.0, self.ceiling);
-        self.current = self.current.clamp(self.limit as usize, self.limit.ceil() as usize);
+        self.limit = limit.min(self.ceiling).max(1.0);
+        self.granted = self.granted.clamp(self.limit as usize, self.limit.ceil() as usize);
     }
 
-    fn dither(&mut self) {
-        self.dither += self.limit.fract();
-        let carried = self.dither >= 1.0;
-        if carried {
-            self.dither -= 1.0;
-        }
-        self.current = self.limit as usize + usize::from(carried);
+    /// Grants the whole number below the limit, or the one above when enough is owed.
+    fn alternate(&mut self) {
+        self.owed += self.limit.fract();
+        let is_above = self.owed >= 1.0;
+        self.owed -= f64::from(u8::from(is_above));
+        self.granted = self.limit as usize + usize::from(is_above);
+    }
+}
+
+impl Window {
+    fn add(&mut self, queue_seconds: f64, in_flight: usize) {
+        self.answers += 1.0;
+        self.queue_seconds += queue_seconds;
+        self.in_flight += in_flight as f64;
+    }
+
+    /// The share of waiting in a request's time, as the usual request would have met it: whose answer comes early says
+    /// much of how long it was and nothing of how long it waited.
+    fn waiting_share(&self, service_seconds: f64) -> f64 {
+        let queue_seconds = self.queue_seconds / self.answers;
+        if queue_seconds > 0.0 { queue_seconds / (queue_seconds + service_seconds) } else { 0.0 }
     }
 }

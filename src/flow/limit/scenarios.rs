@@ -30,25 +30,30 @@ fn scenario(slots: usize, service: Service, service_seconds: f64, sight: Sight) 
 fn table() {
     for service_seconds in [10.0, 0.3] {
         for slots in [1, 2, 4, 8, 16, 32, 64] {
-            for service in SERVICES {
-                for sight in SIGHTS {
-                    let plan = scenario(slots, service, service_seconds, sight);
-                    let from = plan.until * 0.2;
-                    let best = (0..=4)
-                        .map(|more| {
-                            let plan = Scenario { clients: vec![ours(false, slots + more)], ..plan.clone() };
-                            run(&plan).throughput(from, plan.until, |_| true)
-                        })
-                        .fold(0.0, f64::max);
-                    let history = run(&plan);
-                    println!(
-                        "S {service_seconds:4} slots {slots:2} {service:13?} {sight:11?}: {:5.1}% queue {:4.2} p50 {:4.2} limit {:5.2}",
-                        100.0 * history.throughput(from, plan.until, |_| true) / best,
-                        history.queued(from, plan.until),
-                        history.slowdown(from, plan.until),
-                        history.mean_limit(from, plan.until),
-                    );
+            for sight in SIGHTS {
+                let mut worst = [9.0f64, 0.0, 0.0];
+                let mut mean = [0.0; 3];
+                for service in SERVICES {
+                    for seed in 0..12 {
+                        let plan = Scenario { seed, ..scenario(slots, service, service_seconds, sight) };
+                        let from = plan.until * 0.2;
+                        let best = (0..=4)
+                            .map(|more| {
+                                let plan = Scenario { clients: vec![ours(false, slots + more)], ..plan.clone() };
+                                run(&plan).throughput(from, plan.until, |_| true)
+                            })
+                            .fold(0.0, f64::max);
+                        let history = run(&plan);
+                        let it = [
+                            history.throughput(from, plan.until, |_| true) / best,
+                            history.queued(from, plan.until),
+                            history.slowdown(from, plan.until),
+                        ];
+                        worst = [worst[0].min(it[0]), worst[1].max(it[1]), worst[2].max(it[2])];
+                        (0..3).for_each(|i| mean[i] += it[i] / 36.0);
+                    }
                 }
+                println!("S {service_seconds:4} slots {slots:2} {sight:11?}: mean {mean:.3?} worst {worst:.3?}");
             }
         }
     }
@@ -59,24 +64,24 @@ fn changes() {
     for service_seconds in [10.0, 0.3] {
         for service in SERVICES {
             for sight in SIGHTS {
-                let mut plan = scenario(8, service, service_seconds, sight);
-                let s = service_seconds;
-                let at = [0.0, 40.0 * s, 240.0 * s, 280.0 * s];
-                plan.slots = vec![(0.0, 8), (at[1], 2), (at[2], 16)];
-                plan.until = at[3];
-                let best = run(&Scenario { clients: vec![ours(false, 18)], ..plan.clone() });
-                let history = run(&plan);
-                print!("S {service_seconds:4} {service:13?} {sight:11?}:");
-                for phase in 0..3 {
-                    let from = history.time_after(at[phase], 60);
-                    let to = at[phase + 1];
-                    print!(
-                        " {:5.1}% queue {:4.2}",
-                        100.0 * history.throughput(from, to, |_| true) / best.throughput(from, to, |_| true),
-                        history.queued(from, to)
-                    );
+                let mut worst = [9.0f64; 3];
+                for seed in 0..12 {
+                    let mut plan = scenario(8, service, service_seconds, sight);
+                    plan.seed = seed;
+                    let s = service_seconds;
+                    let at = [0.0, 40.0 * s, 240.0 * s, 280.0 * s];
+                    plan.slots = vec![(0.0, 8), (at[1], 2), (at[2], 16)];
+                    plan.until = at[3];
+                    let best = run(&Scenario { clients: vec![ours(false, 18)], ..plan.clone() });
+                    let history = run(&plan);
+                    for phase in 0..3 {
+                        let from = history.time_after(at[phase], 60);
+                        let to = at[phase + 1];
+                        worst[phase] = worst[phase]
+                            .min(history.throughput(from, to, |_| true) / best.throughput(from, to, |_| true));
+                    }
                 }
-                println!();
+                println!("S {service_seconds:4} {service:13?} {sight:11?}: {worst:.3?}");
             }
         }
     }
@@ -84,34 +89,37 @@ fn changes() {
 
 #[test]
 fn three() {
-    for service_seconds in [10.0, 0.3] {
+    for service_seconds in [10.0, 1.0, 0.3] {
         for apart in [0.0, 20.0] {
-            for service in SERVICES {
-                for sight in SIGHTS {
-                    let mut plan = scenario(8, service, service_seconds, sight);
-                    plan.clients = (0..3)
-                        .map(|at| Client::Ours {
-                            adaptive: true,
-                            ceiling: 64,
-                            from_seconds: at as f64 * apart,
-                            requests_max: usize::MAX,
-                        })
-                        .collect();
-                    let from = 2.0 * apart + 20.0 * service_seconds;
-                    plan.until = from + 300.0 * service_seconds;
-                    let best = run(&Scenario { clients: vec![ours(false, 11)], ..plan.clone() });
-                    let history = run(&plan);
-                    let all = history.throughput(from, plan.until, |_| true);
-                    print!(
-                        "S {service_seconds:4} apart {apart} {service:13?} {sight:11?}: {:5.1}% queue {:4.2}",
-                        100.0 * all / best.throughput(from, plan.until, |_| true),
-                        history.queued(from, plan.until)
-                    );
-                    for who in 0..3 {
-                        print!(" {:4.1}", 100.0 * history.throughput(from, plan.until, |at| at == who) / all);
+            for sight in SIGHTS {
+                let (mut sum, mut queue, mut low, mut high) = (9.0f64, 0.0f64, 1.0f64, 0.0f64);
+                for service in SERVICES {
+                    for seed in 0..10 {
+                        let mut plan = scenario(8, service, service_seconds, sight);
+                        plan.seed = seed;
+                        plan.clients = (0..3)
+                            .map(|at| Client::Ours {
+                                adaptive: true,
+                                ceiling: 64,
+                                from_seconds: at as f64 * apart,
+                                requests_max: usize::MAX,
+                            })
+                            .collect();
+                        let from = 2.0 * apart + 20.0 * service_seconds;
+                        plan.until = from + 300.0 * service_seconds;
+                        let best = run(&Scenario { clients: vec![ours(false, 11)], ..plan.clone() });
+                        let history = run(&plan);
+                        let all = history.throughput(from, plan.until, |_| true);
+                        sum = sum.min(all / best.throughput(from, plan.until, |_| true));
+                        queue = queue.max(history.queued(from, plan.until));
+                        for who in 0..3 {
+                            let share = history.throughput(from, plan.until, |at| at == who) / all;
+                            low = low.min(share);
+                            high = high.max(share);
+                        }
                     }
-                    println!();
                 }
+                println!("S {service_seconds:4} apart {apart:4} {sight:11?}: worst sum {sum:.3} queue {queue:.2} low {low:.3} high {high:.3}");
             }
         }
     }
@@ -121,20 +129,26 @@ fn three() {
 fn user() {
     for service_seconds in [10.0, 0.3] {
         for slots in [2, 4, 8, 16] {
-            for service in SERVICES {
-                for sight in SIGHTS {
-                    let mut plan = scenario(slots, service, service_seconds, sight);
-                    plan.clients.push(Client::Interactive);
-                    plan.until *= 2.0;
-                    let from = 20.0 * service_seconds;
-                    let history = run(&plan);
-                    println!(
-                        "S {service_seconds:4} slots {slots} {service:13?} {sight:11?}: user {:4.2} queue {:4.2} busy {:4.1}%",
-                        history.mean_slowdown(1, from, plan.until),
-                        history.queued(from, plan.until),
-                        100.0 * history.throughput(from, plan.until, |_| true) * service_seconds / slots as f64
-                    );
+            for sight in SIGHTS {
+                print!("S {service_seconds:4} slots {slots} {sight:11?}:");
+                for service in SERVICES {
+                    let mut it = [0.0; 3];
+                    let mut worst = 0.0f64;
+                    for seed in 0..12 {
+                        let mut plan = scenario(slots, service, service_seconds, sight);
+                        plan.seed = seed;
+                        plan.clients.push(Client::Interactive);
+                        plan.until *= 2.0;
+                        let from = 20.0 * service_seconds;
+                        let history = run(&plan);
+                        it[0] += 1.0 / 12.0 * history.mean_slowdown(1, from, plan.until);
+                        worst = worst.max(history.mean_slowdown(1, from, plan.until));
+                        it[1] += 1.0 / 12.0 * history.queued(from, plan.until);
+                        it[2] += 1.0 / 12.0 * history.throughput(from, plan.until, |_| true) * service_seconds / slots as f64;
+                    }
+                    print!("  {service:?} {it:.2?} {worst:.2}");
                 }
+                println!();
             }
         }
     }
@@ -194,5 +208,28 @@ fn cold() {
                 );
             }
         }
+    }
+}
+#[test]
+fn trace() {
+    for seed in 0..12 {
+        let mut plan = scenario(8, Service::Lognormal, 10.0, Sight::ServerTimes);
+        plan.seed = seed;
+        let s = 10.0;
+        let at = [0.0, 40.0 * s, 240.0 * s, 280.0 * s];
+        plan.slots = vec![(0.0, 8), (at[1], 2), (at[2], 16)];
+        plan.until = at[3];
+        let best = run(&Scenario { clients: vec![ours(false, 18)], ..plan.clone() });
+        let history = run(&plan);
+        let from = history.time_after(at[0], 60);
+        println!("{seed} {:.3}", history.throughput(from, at[1], |_| true) / best.throughput(from, at[1], |_| true));
+        let mut n = 0;
+        for met in &history.met {
+            if met.ended < at[1] {
+                n += 1;
+                if n % 4 == 0 { print!("{} ", met.limit); }
+            }
+        }
+        println!();
     }
 }
