@@ -9,7 +9,7 @@ use crate::quota::Quota;
 
 /// Simulator of Open WebUI and OpenAI-compatible chat services, with their faults.
 #[derive(Debug, clap::Parser)]
-#[command(name = "anvilgpt-sim")]
+#[command(name = "anvilgpt-sim", args_override_self = true)]
 pub struct Args {
     /// TCP port on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 0)]
