@@ -41,6 +41,8 @@ mod job;
 mod json;
 #[path = "anvilgpt-sim/listen.rs"]
 mod listen;
+#[path = "anvilgpt-sim/quota.rs"]
+mod quota;
 #[path = "anvilgpt-sim/refusal.rs"]
 mod refusal;
 #[path = "anvilgpt-sim/route.rs"]
@@ -51,6 +53,8 @@ mod sim;
 mod stats;
 #[path = "anvilgpt-sim/stream.rs"]
 mod stream;
+#[path = "anvilgpt-sim/tally.rs"]
+mod tally;
 #[path = "anvilgpt-sim/usage.rs"]
 mod usage;
 

@@ -6,6 +6,7 @@
 //! nothing. `cargo bench -- --full` adds the run of 1,000,000 lines of 4 KB; `cargo bench -- replay` measures only the
 //! rows of that name, `cargo bench -- daemon` all those of the daemon.
 
+mod binaries;
 mod daemon;
 mod floor;
 mod journal;
@@ -13,8 +14,9 @@ mod process;
 mod rows;
 mod spool;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
+
+use binaries::Binaries;
 
 /// What every row needs.
 pub struct Bench {
@@ -72,28 +74,8 @@ fn load() -> String {
 }
 
 impl Bench {
-    /// Builds the program as it is released and the simulator without link-time optimisation.
     fn build() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        cargo(root, &["build", "--quiet", "--profile", "bench", "--example", "anvilgpt-sim"]);
-        cargo(root, &["build", "--quiet", "--release", "--bin", "anvil-filter"]);
-        let release =
-            Path::new(env!("CARGO_BIN_EXE_anvil-filter")).parent().expect("a binary lies in a folder").to_owned();
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        Self { program: release.join("anvil-filter"), simulator: release.join("examples/anvilgpt-sim"), folder }
+        let Binaries { program, simulator } = Binaries::build();
+        Self { program, simulator, folder: tempfile::tempdir().expect("a temporary folder can be made") }
     }
-}
-
-fn cargo(root: &Path, arguments: &[&str]) {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(root).args(arguments);
-    // Cargo sets these for whatever it runs; build scripts that look at them would be run again each time.
-    let is_of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for name in names.filter(|name| is_of_package(name)) {
-        command.env_remove(name);
-    }
-    let status = command.status().expect("cargo can be run");
-    assert!(status.success(), "cargo {arguments:?} failed");
 }

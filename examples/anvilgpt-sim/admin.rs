@@ -1,7 +1,7 @@
 //! What tests ask of the simulator itself: counters, the requests as received, and changes on the fly.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -20,6 +20,7 @@ pub fn stats(sim: &Sim) -> Reply {
     let mut counts = sim.live.borrow().stats.snapshot();
     let queue = sim.gate.queue();
     (counts.queued, counts.queued_max, counts.queued_mean) = (queue.now, queue.max, queue.mean());
+    counts.busy_seconds = queue.busy_seconds();
     Reply::json(200, serde_json::to_vec(&counts).expect("counters serialize"))
 }
 
@@ -77,7 +78,9 @@ struct Control {
     /// 0 takes the limit away
     slots: Option<usize>,
     faults: Option<Vec<String>>,
+    /// Refuses connections for so long, or answers with the page of `down_status`
     down_ms: Option<u64>,
+    down_status: Option<u16>,
 }
 
 /// `POST /control`: all of it or nothing, answered before it goes down.
@@ -103,7 +106,11 @@ fn apply(sim: &Sim, body: &[u8]) -> Result<(), String> {
     if let Some(faults) = faults {
         live.faults = faults;
     }
-    live.down_for = control.down_ms.map(Duration::from_millis);
+    let down_for = control.down_ms.map(Duration::from_millis);
+    match (down_for, control.down_status) {
+        (Some(time), Some(status)) => live.page = Some((status, Instant::now() + time)),
+        _ => live.down_for = down_for,
+    }
     drop(live);
     if let Some(slots) = control.slots {
         sim.gate.set_limit((slots > 0).then_some(slots));

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use crate::draw;
 use crate::fault::Rule;
+use crate::quota::Quota;
 
 /// Simulator of Open WebUI and OpenAI-compatible chat services, with their faults.
 #[derive(Debug, clap::Parser)]
-#[command(name = "anvilgpt-sim")]
+#[command(name = "anvilgpt-sim", args_override_self = true)]
 pub struct Args {
     /// TCP port on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 0)]
@@ -29,6 +30,12 @@ pub struct Args {
     /// Share of the latency that passes before the first chunk
     #[arg(long, default_value_t = 0.5, value_name = "F", value_parser = parse_share)]
     pub first_token_share: f64,
+    /// Time to the first chunk, in place of a share of the latency; the latency begins with it
+    #[arg(long, value_name = "MS", conflicts_with = "first_token_share")]
+    pub first_token: Option<u64>,
+    /// What each KiB of the prompt adds to that time
+    #[arg(long, value_name = "MS", default_value_t = 0, requires = "first_token")]
+    pub first_token_per_kib: u64,
     /// Chunks of a streamed reply (default: one a word)
     #[arg(long, value_name = "N")]
     pub chunks: Option<NonZeroUsize>,
@@ -38,10 +45,19 @@ pub struct Args {
     /// Requests served at a time, the others queue (default: all)
     #[arg(long, value_name = "N")]
     pub slots: Option<NonZeroUsize>,
+    /// Requests admitted within a time, 429 for the others: 60/500ms, 1000/h (repeatable)
+    #[arg(long = "quota", value_name = "N/TIME", value_parser = Quota::parse)]
+    pub quotas: Vec<Quota>,
+    /// Say in the 429 of a quota when to come back
+    #[arg(long, requires = "quotas")]
+    pub quota_retry_after: bool,
+    /// Say in every answer how the quota stands of which the least is left
+    #[arg(long, requires = "quotas")]
+    pub rate_headers: bool,
     /// Leave usage out of every reply
     #[arg(long)]
     pub no_usage: bool,
-    /// Extra time of a request whose model is not loaded
+    /// Extra time of a request whose model is not the one that is loaded
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub cold_load: u64,
     /// An accepted bearer token (repeatable; default: any)

@@ -26,6 +26,8 @@ pub struct Ask<'a> {
     pub include_usage: bool,
     /// Words of all messages
     pub prompt_words: usize,
+    /// Their bytes
+    pub prompt_bytes: usize,
     /// Most words of the reply
     pub limit: Option<usize>,
     /// How many choices
@@ -63,6 +65,7 @@ impl<'a> Ask<'a> {
             stream: body.get("stream").is_some_and(is_truthy),
             include_usage: stream_options.and_then(|options| options.get("include_usage")).is_some_and(is_truthy),
             prompt_words: messages.words,
+            prompt_bytes: messages.bytes,
             limit,
             choices: choices(regime, &body),
             background: background(regime, &body),
@@ -114,6 +117,7 @@ fn invalid_json(text: &str, error: &serde_json::Error) -> Reply {
 struct Messages<'a> {
     text: Cow<'a, str>,
     words: usize,
+    bytes: usize,
 }
 
 impl<'a> Messages<'a> {
@@ -146,6 +150,7 @@ impl<'a> Messages<'a> {
             content => content.and_then(json::text).unwrap_or_default(),
         };
         self.words += text.split_ascii_whitespace().count();
+        self.bytes += text.len();
         if role == "user" {
             self.text = text;
         }

@@ -2,6 +2,7 @@
 //! Invariant: a slot is held exactly as long as the simulated model works or its reply is on its way.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use crate::answer::Ending;
 use crate::ask::{Ask, Background};
@@ -11,6 +12,7 @@ use crate::http::{Conn, Request};
 use crate::job::{Job, Shape};
 use crate::refusal::Reply;
 use crate::sim::{Flight, Sim};
+use crate::tally::Time;
 
 /// What becomes of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,10 @@ pub async fn chat(sim: &Rc<Sim>, conn: &mut Conn, request: &Request) -> Next {
         }
     };
     let visit = sim.arrive(&ask, request, token);
+    let fields = match sim.admit(token) {
+        Ok(fields) => fields,
+        Err(reply) => return send(sim, conn, &reply).await,
+    };
     let _flight = Flight::new(sim);
     let fault = sim.fault(&ask, visit);
     if let Some(kind) = &fault
@@ -45,7 +51,7 @@ pub async fn chat(sim: &Rc<Sim>, conn: &mut Conn, request: &Request) -> Next {
     if let Some(reply) = ask.objection(sim.regime(), &sim.args.models).or_else(|| background(&ask)) {
         return send(sim, conn, &reply).await;
     }
-    serve(sim, conn, &ask, &Shape::of(fault, &ask)).await
+    serve(sim, conn, &ask, &Shape::of(fault, &ask).with(fields), token).await
 }
 
 /// Sends a whole reply.
@@ -70,7 +76,8 @@ fn background(ask: &Ask<'_>) -> Option<Reply> {
     }
 }
 
-async fn serve(sim: &Rc<Sim>, conn: &mut Conn, ask: &Ask<'_>, shape: &Shape<'_>) -> Next {
+async fn serve(sim: &Rc<Sim>, conn: &mut Conn, ask: &Ask<'_>, shape: &Shape<'_>, token: Option<usize>) -> Next {
+    let arrived = Instant::now();
     let job = Job::new(sim, ask, shape);
     let Some((slot, times)) = job.wait(conn).await else {
         return Next::Close;
@@ -85,7 +92,8 @@ async fn serve(sim: &Rc<Sim>, conn: &mut Conn, ask: &Ask<'_>, shape: &Shape<'_>)
         return cancelled(sim);
     }
     if shape.is_good() {
-        sim.live.borrow_mut().stats.answer(ask.identity, &ask.model);
+        let time = Time { whole: arrived.elapsed(), queued: times.queued };
+        sim.live.borrow_mut().stats.answer(ask, token, time);
     }
     if end == End::Whole { Next::Keep } else { Next::Close }
 }

@@ -27,6 +27,7 @@ pub struct Queue {
     /// Most that ever waited
     pub max: u64,
     area: f64,
+    busy_area: f64,
     span: f64,
     since: Option<Instant>,
 }
@@ -37,13 +38,19 @@ impl Queue {
         if self.span > 0.0 { self.area / self.span } else { 0.0 }
     }
 
-    /// Accounts for the time since the last change. Called at each arrival, change and look.
-    fn advance(&mut self) {
+    /// Seconds that slots were taken, all slots together.
+    pub fn busy_seconds(&self) -> f64 {
+        self.busy_area
+    }
+
+    /// Accounts for the time since the last change, with `busy` slots taken. Called before each change and look.
+    fn advance(&mut self, busy: usize) {
         let now = Instant::now();
         if let Some(since) = self.since.replace(now) {
             let span = now.duration_since(since).as_secs_f64();
             self.span += span;
             self.area += span * self.now as f64;
+            self.busy_area += span * busy as f64;
         }
     }
 }
@@ -56,7 +63,7 @@ pub struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(gate) = self.gate.take() {
-            gate.0.borrow_mut().busy -= 1;
+            gate.0.borrow_mut().leave();
             gate.pump();
         }
     }
@@ -68,8 +75,24 @@ struct Waiting(Gate);
 impl Drop for Waiting {
     fn drop(&mut self) {
         let mut state = self.0.0.borrow_mut();
-        state.queue.advance();
+        state.advance();
         state.queue.now -= 1;
+    }
+}
+
+impl State {
+    fn advance(&mut self) {
+        self.queue.advance(self.busy);
+    }
+
+    fn enter(&mut self) {
+        self.advance();
+        self.busy += 1;
+    }
+
+    fn leave(&mut self) {
+        self.advance();
+        self.busy -= 1;
     }
 }
 
@@ -90,8 +113,9 @@ impl Gate {
     /// The queue's statistics up to now.
     pub fn queue(&self) -> Queue {
         let mut state = self.0.borrow_mut();
-        if state.queue.now > 0 {
-            state.queue.advance();
+        // Time in which nothing happens at all is not counted.
+        if state.busy > 0 || state.queue.now > 0 {
+            state.advance();
         }
         state.queue
     }
@@ -100,18 +124,19 @@ impl Gate {
     pub fn reset_queue(&self) {
         let mut state = self.0.borrow_mut();
         let now = state.queue.now;
-        state.queue = Queue { now, max: now, ..Queue::default() };
+        let since = state.queue.since.map(|_| Instant::now());
+        state.queue = Queue { now, max: now, since, ..Queue::default() };
     }
 
     /// Waits for a slot.
     pub async fn enter(&self) -> Slot {
         let waiter = {
             let mut state = self.0.borrow_mut();
-            state.queue.advance();
             if state.busy < state.limit && state.waiters.is_empty() {
-                state.busy += 1;
+                state.enter();
                 return Slot { gate: Some(self.clone()) };
             }
+            state.advance();
             let (sender, waiter) = oneshot::channel();
             state.waiters.push_back(sender);
             state.queue.now += 1;
@@ -133,13 +158,13 @@ impl Gate {
                 let Some(sender) = state.waiters.pop_front() else {
                     return;
                 };
-                state.busy += 1;
+                state.enter();
                 sender
             };
             if let Err(mut slot) = sender.send(Slot { gate: Some(self.clone()) }) {
                 // Disarmed here: dropping it would pump again, one stack frame a dead waiter.
                 slot.gate = None;
-                self.0.borrow_mut().busy -= 1;
+                self.0.borrow_mut().leave();
             }
         }
     }

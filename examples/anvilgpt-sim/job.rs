@@ -70,6 +70,12 @@ impl<'a> Shape<'a> {
         shape
     }
 
+    /// The same with more header fields.
+    pub fn with(mut self, fields: Vec<Field>) -> Shape<'a> {
+        self.extra.extend(fields);
+        self
+    }
+
     /// True if what arrives is a completion.
     pub fn is_good(&self) -> bool {
         let whole = matches!(self.manner, Manner::Proper | Manner::IdleClose | Manner::Drip);
@@ -81,7 +87,8 @@ impl<'a> Shape<'a> {
 pub struct Times {
     first: Duration,
     rest: Duration,
-    queued: Duration,
+    /// Time in the queue
+    pub queued: Duration,
     load: Duration,
 }
 
@@ -142,9 +149,21 @@ impl<'a> Job<'a> {
     fn service_time(&self) -> (Duration, Duration) {
         let args = &self.sim.args;
         let latency = args.latency.of(args.seed, self.ask.identity);
-        let first = latency.mul_f64(args.first_token_share);
-        let rest = args.chunk_delay.map(|delay| Duration::from_millis(delay) * self.paced());
-        (first, rest.unwrap_or(latency - first))
+        let (first, rest) = match args.first_token {
+            Some(fixed) => (Duration::from_millis(fixed) + self.reading_time(), latency),
+            None => {
+                let first = latency.mul_f64(args.first_token_share);
+                (first, latency - first)
+            }
+        };
+        let paced = args.chunk_delay.map(|delay| Duration::from_millis(delay) * self.paced());
+        (first, paced.unwrap_or(rest))
+    }
+
+    /// What the prompt's length adds to the time before the first chunk.
+    fn reading_time(&self) -> Duration {
+        let per_kib = Duration::from_millis(self.sim.args.first_token_per_kib);
+        per_kib.mul_f64(self.ask.prompt_bytes as f64 / 1024.0)
     }
 
     /// How many events of a stream carry content.

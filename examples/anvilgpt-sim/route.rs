@@ -60,15 +60,26 @@ async fn answer(sim: &Rc<Sim>, conn: &mut Conn, request: &Request) -> Next {
     if request.path.starts_with("/redirected") {
         sim.live.borrow_mut().stats.counts.redirect_hits += 1;
     }
+    let reply = match (request.method, request.path.as_str()) {
+        (Method::Get, "/stats") => admin::stats(sim),
+        (Method::Get, "/requests") => admin::requests(sim),
+        (Method::Post, "/control") => return admin::control(sim, conn, request).await,
+        (Method::Post, "/reset") => admin::reset(sim),
+        _ => match sim.page() {
+            Some(page) => page,
+            None => return serve(sim, conn, request).await,
+        },
+    };
+    chat::send(sim, conn, &reply).await
+}
+
+/// Answers what clients of the service ask.
+async fn serve(sim: &Rc<Sim>, conn: &mut Conn, request: &Request) -> Next {
     let regime = sim.regime();
     let reply = match (request.method, request.path.as_str()) {
         (Method::Post, path) if is_chat(regime, path) => {
             return Box::pin(chat::chat(sim, conn, request)).await;
         }
-        (Method::Get, "/stats") => admin::stats(sim),
-        (Method::Get, "/requests") => admin::requests(sim),
-        (Method::Post, "/control") => return admin::control(sim, conn, request).await,
-        (Method::Post, "/reset") => admin::reset(sim),
         (Method::Get, "/health") => Reply::json(200, r#"{"status":true}"#),
         (Method::Get, path) if is_under(regime, path, "/models") => models(sim, request),
         (Method::Get, path) if path.ends_with("/version") => version(sim, path),

@@ -12,8 +12,9 @@ use crate::auth::Policy;
 use crate::draw;
 use crate::fault::{self, Kind, Rule};
 use crate::gate::Gate;
-use crate::head::{Clock, Framing, Head};
+use crate::head::{Clock, Field, Framing, Head};
 use crate::http::Request;
+use crate::quota::Quotas;
 use crate::refusal::Reply;
 use crate::stats::{Record, Stats};
 
@@ -27,6 +28,7 @@ pub struct Sim {
     pub doorbell: Notify,
     /// What changes
     pub live: RefCell<Live>,
+    began: Instant,
 }
 
 /// What changes while the service runs.
@@ -41,6 +43,9 @@ pub struct Live {
     pub clock: Clock,
     /// How long the service is to be down, once it looks
     pub down_for: Option<Duration>,
+    /// What a proxy answers in the service's place, and until when
+    pub page: Option<(u16, Instant)>,
+    quotas: Quotas,
     loaded: Option<(String, Instant)>,
 }
 
@@ -62,10 +67,12 @@ impl Sim {
             stats: Stats::default(),
             clock: Clock::default(),
             down_for: None,
+            page: None,
+            quotas: Quotas::new(&args.quotas),
             loaded: None,
         };
         let gate = Gate::new(args.slots.map(std::num::NonZeroUsize::get));
-        Sim { args, gate, doorbell: Notify::new(), live: RefCell::new(live) }
+        Sim { args, gate, doorbell: Notify::new(), live: RefCell::new(live), began: Instant::now() }
     }
 
     /// Whose wire format is spoken.
@@ -88,8 +95,30 @@ impl Sim {
         let arrived_us = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX);
         let mut live = self.live.borrow_mut();
         live.stats.record(Record { head: request.head.clone(), body: request.body.clone(), token, arrived_us });
-        let (number, attempt) = live.stats.arrive(ask.identity);
+        let (number, attempt) = live.stats.arrive(ask.identity, token);
         Visit { number, attempt }
+    }
+
+    /// Holds a chat request against the quotas: the fields that its answer carries, or the refusal, which it counts.
+    pub fn admit(&self, token: Option<usize>) -> Result<Vec<Field>, Reply> {
+        let now = self.began.elapsed();
+        let mut live = self.live.borrow_mut();
+        let admitted = live.quotas.admit(now);
+        let fields = if self.args.rate_headers { live.quotas.fields(now) } else { Vec::new() };
+        let Err(wait) = admitted else { return Ok(fields) };
+        live.stats.refuse(token);
+        let mut reply = Reply::of_status(self.regime(), 429, b"");
+        reply.extra = fields;
+        let seconds = format!("{:.3}", wait.as_secs_f64());
+        Err(if self.args.quota_retry_after { reply.with("retry-after", seconds) } else { reply })
+    }
+
+    /// The page of the proxy before the service, while that is down.
+    pub fn page(&self) -> Option<Reply> {
+        let mut live = self.live.borrow_mut();
+        let (status, _) = live.page.filter(|&(_, until)| Instant::now() < until)?;
+        live.stats.counts.pages += 1;
+        Some(Reply::proxy_page(status))
     }
 
     /// The fault that befalls a chat request: the prompt's own, else the first rule that applies.
@@ -108,7 +137,7 @@ impl Sim {
         rules.any(|(index, rule)| rule.applies(number, draw::unit(self.args.seed, turn, index as u64)))
     }
 
-    /// How long this model takes to load; it counts as loaded from then on.
+    /// How long this model takes to load; it counts as loaded from then on. One is loaded at a time.
     pub fn load(&self, model: &str) -> Duration {
         if self.args.cold_load == 0 {
             return Duration::ZERO;
@@ -117,10 +146,12 @@ impl Sim {
         let now = Instant::now();
         match &live.loaded {
             Some((name, ready)) if name == model => ready.saturating_duration_since(now),
-            _ => {
-                let load = Duration::from_millis(self.args.cold_load);
-                live.loaded = Some((model.to_owned(), now + load));
-                load
+            before => {
+                let begin = before.as_ref().map_or(now, |(_, ready)| now.max(*ready));
+                let ready = begin + Duration::from_millis(self.args.cold_load);
+                live.loaded = Some((model.to_owned(), ready));
+                live.stats.counts.loads += 1;
+                ready - now
             }
         }
     }

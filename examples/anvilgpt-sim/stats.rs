@@ -7,6 +7,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::ask::Ask;
+use crate::tally::{Summary, Tally, Time};
+
 /// Requests that `/requests` remembers.
 const RECORDS_MAX: usize = 1000;
 /// Bytes of theirs that are kept.
@@ -35,6 +38,12 @@ pub struct Counts {
     pub queued_max: u64,
     /// Their mean over time
     pub queued_mean: f64,
+    /// Seconds that slots were taken, all slots together
+    pub busy_seconds: f64,
+    /// Models that were loaded
+    pub loads: u64,
+    /// Requests of any kind that a proxy answered while the service was down
+    pub pages: u64,
     /// Open connections
     pub connections: u64,
     /// Most of them at a time
@@ -53,6 +62,10 @@ pub struct Counts {
     pub cancelled: u64,
     /// Completions delivered whole, by the model asked for
     pub completions_by_model: BTreeMap<String, u64>,
+    /// How long requests took, and what quotas refused
+    pub all: Summary,
+    /// The same for each token of the list, by its index
+    pub by_token: BTreeMap<usize, Summary>,
 }
 
 /// A chat request as received.
@@ -87,13 +100,16 @@ pub struct Stats {
     /// The counters
     pub counts: Counts,
     seen: HashMap<u64, Seen>,
+    all: Tally,
+    by_token: BTreeMap<usize, Tally>,
     records: VecDeque<Record>,
     record_bytes: usize,
 }
 
 impl Stats {
     /// Counts a chat request; returns its number and its prompt's attempt, both from 1.
-    pub fn arrive(&mut self, identity: u64) -> (u64, u64) {
+    pub fn arrive(&mut self, identity: u64, token: Option<usize>) -> (u64, u64) {
+        self.tallies(token, Tally::arrive);
         let seen = self.seen.entry(identity).or_default();
         seen.attempts += 1;
         self.counts.requests += 1;
@@ -103,13 +119,26 @@ impl Stats {
     }
 
     /// Counts a completion that was delivered whole.
-    pub fn answer(&mut self, identity: u64, model: &str) {
+    pub fn answer(&mut self, ask: &Ask<'_>, token: Option<usize>, time: Time) {
         self.counts.ok += 1;
-        self.seen.entry(identity).or_default().ok = true;
-        if let Some(count) = self.counts.completions_by_model.get_mut(model) {
+        self.seen.entry(ask.identity).or_default().ok = true;
+        if let Some(count) = self.counts.completions_by_model.get_mut(&*ask.model) {
             *count += 1;
         } else {
-            self.counts.completions_by_model.insert(model.to_owned(), 1);
+            self.counts.completions_by_model.insert(ask.model.clone().into_owned(), 1);
+        }
+        self.tallies(token, |tally| tally.answer(time));
+    }
+
+    /// Counts a request that a quota refused.
+    pub fn refuse(&mut self, token: Option<usize>) {
+        self.tallies(token, Tally::refuse);
+    }
+
+    fn tallies(&mut self, token: Option<usize>, count: impl Fn(&mut Tally)) {
+        count(&mut self.all);
+        if let Some(index) = token {
+            count(self.by_token.entry(index).or_default());
         }
     }
 
@@ -130,9 +159,10 @@ impl Stats {
         self.records.iter()
     }
 
-    /// The counters with the number of prompts filled in.
+    /// The counters with what is reckoned when it is asked for.
     pub fn snapshot(&self) -> Counts {
-        Counts { identities: self.seen.len() as u64, ..self.counts.clone() }
+        let by_token = self.by_token.iter().map(|(&index, tally)| (index, tally.summary())).collect();
+        Counts { identities: self.seen.len() as u64, all: self.all.summary(), by_token, ..self.counts.clone() }
     }
 
     /// Starts anew; what is going on stays counted.
