@@ -3,6 +3,8 @@
 //! Invariant: no text that leaves this file, `Debug` included, holds any part of a key. Knows nothing of hosts (which
 //! source belongs to which host is decided by the configuration) and never verifies a token.
 
+mod command;
+
 use crate::line::escape::shown;
 use std::fmt;
 use std::fs::File;
@@ -15,7 +17,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// The most that is read of a token file.
+pub use command::{CommandFault, KeyCommand, TokenCommand};
+
+/// The most that is read of a token file, or of a command.
 const TOKEN_BYTES_MAX: u64 = 64 << 10;
 /// Permission bits that would let somebody else use the file.
 const MODE_OTHERS: u32 = 0o077;
@@ -106,23 +110,37 @@ pub enum TokenSource {
     Environment(Secret),
     /// A file or pipe.
     File(TokenFile),
+    /// What a command prints.
+    Command(TokenCommand),
 }
 
 impl TokenSource {
-    /// The token as it is now. Files are read again at each call; opening a pipe may block until somebody writes.
+    /// The token as it is now. Files are read again at each call; opening a pipe may block until somebody writes. A
+    /// command is run at the first call, which may take 30 s; later ones give what is known.
     pub fn read(&self) -> Result<Option<Secret>, TokenError> {
         match self {
             TokenSource::None => Ok(None),
             TokenSource::Environment(secret) => Ok(Some(secret.clone())),
             TokenSource::File(file) => file.read().map(Some),
+            TokenSource::Command(command) => command.read().map(Some),
         }
     }
 
-    /// Whether reading again later may give another token: so for files, not for the environment or a pipe.
+    /// The token, after somebody refused the old one: files are read again, a command is started again. Nobody waits for
+    /// it: until it has ended, the token is the old one.
+    pub fn renew(&self) -> Result<Option<Secret>, TokenError> {
+        match self {
+            TokenSource::Command(command) => command.renew(),
+            TokenSource::None | TokenSource::Environment(_) | TokenSource::File(_) => self.read(),
+        }
+    }
+
+    /// Whether asking again later may give another token: so for files and commands, not for the environment or a pipe.
     pub fn can_change(&self) -> bool {
         match self {
             TokenSource::None | TokenSource::Environment(_) => false,
             TokenSource::File(file) => file.piped.get().is_none(),
+            TokenSource::Command(_) => true,
         }
     }
 }
@@ -206,7 +224,7 @@ impl TokenFile {
     }
 }
 
-/// Why a token file gave no token.
+/// Why a token file, or a command, gave no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be opened or read.
@@ -245,6 +263,14 @@ pub enum TokenError {
         /// What is wrong with it.
         fault: SecretFault,
     },
+    /// A command gave none.
+    #[error("token command {name}: {fault}")]
+    Command {
+        /// The command's name, and nothing else of it.
+        name: String,
+        /// What became of its run.
+        fault: CommandFault,
+    },
 }
 
 impl TokenError {
@@ -257,6 +283,10 @@ impl TokenError {
             }
             TokenError::NotAFile { .. } | TokenError::TooLong { .. } | TokenError::Malformed { .. } => {
                 "write the key, and nothing else, into a file of mode 0600 and name that file".to_owned()
+            }
+            TokenError::Command { .. } => {
+                "run it by hand: it has to print the key, and nothing else, within 30 s, without asking anything"
+                    .to_owned()
             }
         }
     }
