@@ -6,28 +6,51 @@ use std::time::Duration;
 use crate::api::client::{ApiClient, Settings};
 use crate::api::transport::{Page, Transport as _, collect};
 use crate::api::{self, TransportError};
-use crate::config::{Config, Service};
+use crate::config::{Config, EndpointConfig};
 use crate::exit::{Exit, Stop};
 
 const LIST_MAX: Duration = Duration::from_secs(30);
 const LIST_BYTES_MAX: usize = 8 << 20;
 
-/// The transport of a configuration.
+/// The transports of a configuration, one for each endpoint in their order.
+pub fn clients(config: &Config) -> Result<Vec<ApiClient>, Stop> {
+    config.service.endpoints.iter().map(|endpoint| client_of(config, endpoint)).collect()
+}
+
+/// The transport of a configuration's first endpoint.
 pub fn client(config: &Config) -> Result<ApiClient, Stop> {
-    ApiClient::new(settings(config)).map_err(|message| {
-        Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one")
+    client_of(config, config.service.first())
+}
+
+/// The transport of one endpoint. Where there are several, the error names it.
+pub fn client_of(config: &Config, endpoint: &EndpointConfig) -> Result<ApiClient, Stop> {
+    ApiClient::new(settings_of(config, endpoint)).map_err(|message| {
+        let stop =
+            Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one");
+        at(config, endpoint, stop)
     })
 }
 
-/// What the transport of a configuration needs to know.
+/// What the transport of a configuration's first endpoint needs to know.
 pub fn settings(config: &Config) -> Settings {
-    let Service { base_url, token, ca_certificates_pem, .. } = &config.service;
+    settings_of(config, config.service.first())
+}
+
+fn settings_of(config: &Config, endpoint: &EndpointConfig) -> Settings {
     Settings {
-        base_url: base_url.clone(),
-        token: token.clone(),
-        ca_certificates_pem: ca_certificates_pem.clone(),
+        base_url: endpoint.base_url.clone(),
+        token: endpoint.token.clone(),
+        ca_certificates_pem: config.service.ca_certificates_pem.clone(),
         connect_timeout: config.clocks.connect,
-        connections_max: config.limits.concurrency.get(),
+        connections_max: endpoint.concurrency.unwrap_or(config.limits.concurrency).get(),
+    }
+}
+
+/// The same stop, with the endpoint that it is about where there are several.
+pub fn at(config: &Config, endpoint: &EndpointConfig, stop: Stop) -> Stop {
+    match config.service.endpoints.len() {
+        0 | 1 => stop,
+        _ => Stop { message: format!("{}: {}", endpoint.base_url, stop.message), ..stop },
     }
 }
 

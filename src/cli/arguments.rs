@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here looks at two options at once. Refuses to know what a run makes of them.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use serde_json::value::RawValue;
 
 use super::spool::{DaemonArgs, StatusArgs, SubmitArgs};
 use crate::api::Upstream;
+use crate::api::token::KeyCommand;
 use crate::config::{
-    Allowance, Deadline, DialectChoice, JournalAction, JournalTask, MergeTask, Report, Separator, ShardChoice,
+    Allowance, Deadline, DialectChoice, JournalAction, JournalTask, MergeTask, Rate, Report, Separator, ShardChoice,
     Timeouts, Verbosity, parse_allowance, parse_bytes, parse_deadline, parse_duration, parse_param, parse_shard,
 };
 use crate::line::{Format, InputForm};
@@ -94,6 +95,9 @@ pub(super) struct InputArgs {
     /// Validate every line and show what would be sent; send nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Try N lines first, and say what time and tokens all of them will take
+    #[arg(long, value_name = "N")]
+    pub(super) pilot: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Args)]
@@ -155,12 +159,17 @@ pub(super) struct ServiceArgs {
     /// Model for lines that name none [env: ANVILGPT_MODEL]
     #[arg(short, long, value_name = "NAME", global = true, value_parser = NonEmptyStringValueParser::new())]
     pub(super) model: Option<String>,
-    /// Base URL of the API [env: ANVILGPT_BASE_URL] [default: AnvilGPT's]
+    /// Base URL of the API; repeatable, to share the lines among several [env: ANVILGPT_BASE_URL] [default: AnvilGPT's]
     #[arg(long, value_name = "URL", global = true)]
-    pub(super) base_url: Option<String>,
-    /// File or pipe with the key; the key itself may stand in ANVILGPT_API_KEY, never here
+    pub(super) base_url: Vec<String>,
+    /// File or pipe with the key; the key itself may stand in ANVILGPT_API_KEY, never here; repeatable, one for each
+    /// base URL
     #[arg(long, value_name = "FILE", global = true)]
-    pub(super) api_key_file: Option<PathBuf>,
+    pub(super) api_key_file: Vec<PathBuf>,
+    /// Command that prints the key; it is run again when the key is refused
+    #[arg(long, value_name = "CMD", global = true, conflicts_with = "api_key_file", hide_short_help = true)]
+    #[arg(value_parser = KeyCommand::new)]
+    pub(super) api_key_command: Option<KeyCommand>,
     /// PEM file with further certificates to trust; repeatable
     #[arg(long, value_name = "FILE", global = true)]
     pub(super) ca_cert: Vec<PathBuf>,
@@ -179,6 +188,12 @@ pub(super) struct UpstreamArgs {
     /// Whether replies come as a stream or whole [default: stream]
     #[arg(long, value_name = "HOW")]
     pub(super) upstream: Option<Upstream>,
+    /// Take no answer that another model than the one that was asked for has given
+    #[arg(long)]
+    pub(super) require_model: bool,
+    /// Ask again for an answer that was cut off at its longest
+    #[arg(long)]
+    pub(super) retry_truncated: bool,
 }
 
 #[derive(Debug, Args)]
@@ -198,9 +213,18 @@ pub(super) struct LimitArgs {
 /// What is in flight, and how large anything may be.
 #[derive(Debug, Args)]
 pub(super) struct BoundArgs {
-    /// Requests in flight at once [default: 4]
+    /// Most requests in flight at once; fewer where the service would only queue them [default: 16]
     #[arg(short = 'j', long, value_name = "N")]
     pub(super) concurrency: Option<NonZeroUsize>,
+    /// Keep as many requests in flight as -j says, which is 4 then where it is not given
+    #[arg(long)]
+    pub(super) fixed: bool,
+    /// Send at most so often to one endpoint, for example 60/min or 2000/3h; repeatable, and all hold
+    #[arg(long, value_name = "RATE")]
+    pub(super) rate: Vec<Rate>,
+    /// Most tokens a minute at one endpoint, prompts and completions together
+    #[arg(long, value_name = "N")]
+    pub(super) tokens_per_min: Option<NonZeroU64>,
     /// Longest input line [default: 16M]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, hide_short_help = true)]
     pub(super) max_line_bytes: Option<usize>,

@@ -18,7 +18,7 @@ use clap::{Arg, ArgMatches};
 
 use super::Cli;
 use super::arguments::{Command, JournalArgs, MergeArgs, ResumeArgs};
-use crate::api::token::looks_like_key;
+use crate::api::token::{KeyCommand, looks_like_key};
 use crate::config::{input_copy_beside, journal_beside};
 use crate::exit::Stop;
 use crate::line::Format;
@@ -45,6 +45,7 @@ const DAEMON_REFUSES: &[(&[&str], &str)] = &[
     (&["--deadline"], "a daemon has no end of its own: stop it, or run it with --once"),
     (&["--shard"], "a folder has one daemon, which runs all that is in it"),
     (&["--dry-run"], "try the prompt file itself: anvil-filter --dry-run FILE"),
+    (&["--pilot"], "try a prompt file itself: anvil-filter --pilot N FILE"),
     (&["--input"], "a file's ending says what it holds; `input` in a folder's anvil.toml may say otherwise"),
     (&["--null", "-0"], "the records of a prompt file are lines"),
     (&["--progress"], "anvil-filter status --spool DIR --watch shows it"),
@@ -58,17 +59,23 @@ every user of this machine can read it there; treat it as known and have a new o
 
 /// Refuses keys before the parser sees them, so that it cannot quote them.
 pub(super) fn refuse_keys(arguments: &[OsString]) -> Result<(), Stop> {
+    let mut before = "".into();
     for argument in arguments.iter().skip(1) {
         let text = argument.to_string_lossy();
         let (name, value) = text.split_once('=').unwrap_or((&text, &text));
         let plain = name.replace(['-', '_'], "").to_ascii_lowercase();
         let asks_for_key = name.starts_with("--")
-            && name != "--api-key-file"
+            && !["--api-key-file", "--api-key-command"].contains(&name)
             && (plain.starts_with("apikey")
                 || ["key", "token", "bearer", "auth", "apitoken"].contains(&plain.as_str()));
-        if asks_for_key || looks_like_key(value) || looks_like_key(&text) {
+        // The parser would quote a command with a key in it.
+        let is_command = before == "--api-key-command" || name == "--api-key-command" && text.contains('=');
+        let command = if before == "--api-key-command" { &text } else { value };
+        let hides_key = is_command && !command.trim().is_empty() && KeyCommand::new(command).is_err();
+        if asks_for_key || hides_key || looks_like_key(value) || looks_like_key(&text) {
             return Err(Stop::usage("never put a key on the command line").way_out(KEY_WAYS));
         }
+        before = text;
     }
     Ok(())
 }
@@ -143,6 +150,11 @@ impl Cli {
         refuse_if(
             self.output.merge.is_some() && other_form,
             "--merge writes the input object, so --format cannot choose another form",
+            "leave one of the two out",
+        )?;
+        refuse_if(
+            self.input.pilot.is_some() && self.input.dry_run,
+            "--pilot tries lines on the service, and --dry-run sends nothing",
             "leave one of the two out",
         )?;
         refuse_if(

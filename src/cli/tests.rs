@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::api::Upstream;
 use crate::config::{
-    Allowance, Clocks, Config, Destination, InputFile, JournalAction, JournalConfig, JournalTask, Limits, MergeTask,
-    Report, Separator, Shard, Verbosity,
+    Allowance, Clocks, Config, Destination, InputFile, Integrity, JournalAction, JournalConfig, JournalTask, Limits,
+    MergeTask, Report, Separator, Shard, Verbosity,
 };
 use crate::exit::{EXITS, Exit};
 use crate::line::{Format, InputForm};
@@ -74,6 +74,16 @@ fn every_flag_arrives() {
         "whole",
         "-j",
         "9",
+        "--fixed",
+        "--rate",
+        "60/min",
+        "--rate=1000/h",
+        "--tokens-per-min",
+        "5000",
+        "--require-model",
+        "--retry-truncated",
+        "--pilot",
+        "20",
         "--input",
         "text",
         "-0",
@@ -122,12 +132,18 @@ fn every_flag_arrives() {
     assert_eq!(config.defaults.system.as_deref(), Some("short"));
     let params: Vec<_> = config.defaults.params.iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(params, ["seed=1", "stop=\"a\""]);
-    assert_eq!(config.service.dialect, Some(crate::api::Dialect::OpenWebUi));
+    assert_eq!(config.service.first().dialect, Some(crate::api::Dialect::OpenWebUi));
     assert_eq!(config.service.upstream, Upstream::Whole);
+    let endpoint = config.service.first();
+    assert_eq!(endpoint.rates, ["60/min", "1000/h"].map(|rate| rate.parse().unwrap()));
+    assert_eq!((endpoint.tokens_per_minute, endpoint.concurrency), (Some(5000), None));
+    assert_eq!(config.integrity, Integrity { require_model: true, retry_truncated: true });
+    assert_eq!(config.input.pilot, NonZeroUsize::new(20));
     assert_eq!(
         config.limits,
         Limits {
             concurrency: NonZeroUsize::new(9).unwrap(),
+            fixed: true,
             line_bytes_max: 1 << 20,
             window_bytes_max: 2048,
             reply_bytes_max: 3,
@@ -167,6 +183,28 @@ fn without_flags_the_documented_defaults_hold() {
     assert!(parsed(&[]).unwrap().reads_stdin_unasked());
     assert!(!parsed(&["-"]).unwrap().reads_stdin_unasked());
     assert!(!parsed(&["check"]).unwrap().reads_stdin_unasked());
+}
+
+#[test]
+fn the_usual_concurrency_is_that_of_the_controller_and_four_when_it_is_held() {
+    let found = |line: &[&str]| config(line).limits.concurrency.get();
+    assert_eq!([found(&[]), found(&["--fixed"]), found(&["--fixed", "-j9"])], [16, 4, 9]);
+    // The helper names one base URL already.
+    let more = ["--base-url=http://localhost:2", "--base-url=http://localhost:3"];
+    assert_eq!([found(&more[..1]), found(&more), found(&[&more[..], &["--fixed"]].concat())], [32, 48, 4]);
+    let many: Vec<String> = (2..9).map(|port| format!("--base-url=http://localhost:{port}")).collect();
+    assert_eq!(found(&many.iter().map(String::as_str).collect::<Vec<_>>()), 64);
+}
+
+#[test]
+fn several_base_urls_are_endpoints_in_their_order() {
+    let config = config(&["--base-url", "http://localhost:2/v1", "--dialect", "openai", "--rate", "5/s"]);
+    let urls: Vec<_> = config.service.endpoints.iter().map(|endpoint| endpoint.base_url.as_str()).collect();
+    assert_eq!(urls, ["http://localhost:1/", "http://localhost:2/v1"]);
+    for endpoint in &config.service.endpoints {
+        assert_eq!(endpoint.dialect, Some(crate::api::Dialect::OpenAi));
+        assert_eq!(endpoint.rates, ["5/s".parse().unwrap()]);
+    }
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl Survey {
                 .for_each(|(name, _)| count(&mut self.kept, name));
         }
         if self.first_body.is_none() {
-            let dialect = config.service.dialect.unwrap_or(Dialect::OpenWebUi);
+            let dialect = config.service.first().dialect.unwrap_or(Dialect::OpenWebUi);
             let stream = streams(&request.chat, config.service.upstream);
             let body = render(&mut request.chat, dialect, stream);
             self.first_body = Some(String::from_utf8_lossy(&body).into_owned());
@@ -124,7 +124,7 @@ impl Survey {
         print(&format!("fields sent: {}", list(&self.sent)))?;
         print(&format!("fields kept, not sent: {}", list(&self.kept)))?;
         if let Some(body) = &self.first_body {
-            let dialect = config.service.dialect.map_or("open-webui, if that is what answers", Dialect::name);
+            let dialect = config.service.first().dialect.map_or("open-webui, if that is what answers", Dialect::name);
             print(&format!("first request body ({dialect}):\n{}", for_people(body, BODY_CHARS_MAX)))?;
         }
         for line in &self.shown {

@@ -3,46 +3,77 @@
 //! Invariant: a key leaves here only for a host that it belongs to. Every key but the one of the command line belongs to
 //! the hosts that its own place names: a base URL on the command line cannot lure it elsewhere. Reads keys, prints none.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use url::Url;
 
 use super::BASE_URL_DEFAULT;
 use super::environment::Environment;
 use super::values::is_loopback;
-use crate::api::token::{FileRule, Secret, TokenError, TokenFile, TokenSource};
+use crate::api::token::{FileRule, KeyCommand, Secret, TokenCommand, TokenError, TokenFile, TokenSource};
 use crate::exit::Stop;
 use crate::line::escape::shown;
 
-/// Where a key could be, in the order in which they are asked, and which hosts are trusted with it.
-pub(super) struct Keys<'a> {
-    /// The file named on the command line: for any host.
-    pub(super) flag: Option<PathBuf>,
-    /// The file named in a configuration file, and the base URL that it was written for.
-    pub(super) configured: Option<(PathBuf, Url)>,
-    /// The base URLs of environment and configuration files: together with the default one, the hosts of every other key.
-    pub(super) base_urls: Vec<Url>,
-    /// The variables, and the folders that they name.
-    pub(super) environment: &'a Environment,
+/// A place that somebody names for a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum KeyPlace {
+    /// A file or pipe.
+    File(PathBuf),
+    /// A command that prints it.
+    Command(KeyCommand),
 }
 
-impl Keys<'_> {
-    /// The source of the token for a base URL. It has been read once.
-    pub(super) fn source_for(&self, base_url: &Url) -> Result<TokenSource, Stop> {
-        if let Some(path) = &self.flag {
-            return self.file(path);
+impl KeyPlace {
+    /// The place of a table, which names one of the two at most.
+    pub(super) fn of(file: Option<PathBuf>, command: Option<KeyCommand>) -> Option<KeyPlace> {
+        file.map(KeyPlace::File).or(command.map(KeyPlace::Command))
+    }
+
+    fn name(&self) -> String {
+        match self {
+            KeyPlace::File(path) => shown(path),
+            KeyPlace::Command(command) => format!("the command {command}"),
+        }
+    }
+}
+
+/// Where a key could be that belongs to no single endpoint, and which hosts are trusted with it.
+pub(super) struct Keys<'a> {
+    /// The place named in a configuration file, and the base URL that it was written for.
+    configured: Option<(KeyPlace, Url)>,
+    /// The base URLs of environment and configuration files: together with the default one, the hosts of every other key.
+    base_urls: Vec<Url>,
+    /// The variables, and the folders that they name.
+    environment: &'a Environment,
+    /// What was opened already: a pipe gives its key once, and a command need not be run for each endpoint.
+    opened: RefCell<Vec<(KeyPlace, Arc<TokenSource>)>>,
+}
+
+impl<'a> Keys<'a> {
+    /// The keys of configuration files and environment; nothing is read yet.
+    pub(super) fn new(configured: Option<(KeyPlace, Url)>, base_urls: Vec<Url>, environment: &'a Environment) -> Self {
+        Keys { configured, base_urls, environment, opened: RefCell::default() }
+    }
+
+    /// The source of the token for a base URL; `own` is the place that was named for this one. A file has been read
+    /// once.
+    pub(super) fn source_for(&self, base_url: &Url, own: Option<KeyPlace>) -> Result<Arc<TokenSource>, Stop> {
+        if let Some(place) = own {
+            return self.open(place);
         }
         let is_local = is_loopback(base_url);
-        if let Some((path, meant)) = &self.configured
+        if let Some((place, meant)) = &self.configured
             && (is_local || meant.host() == base_url.host())
         {
-            return self.file(path);
+            return self.open(place.clone());
         }
         let is_trusted = is_local || self.trusts(base_url);
         match self.found()? {
-            Some(found) if is_trusted => self.open(found),
-            None if is_local => Ok(TokenSource::None),
+            Some(found) if is_trusted => self.take(found),
+            None if is_local => Ok(TokenSource::None.into()),
             found => Err(self.missing(base_url, found.map(|found| found.name()))),
         }
     }
@@ -63,14 +94,30 @@ impl Keys<'_> {
         })
     }
 
-    fn open(&self, found: Found) -> Result<TokenSource, Stop> {
+    fn take(&self, found: Found) -> Result<Arc<TokenSource>, Stop> {
         match found {
-            Found::File(path) => self.file(&path),
-            Found::Variable(text) => Secret::new(&text).map(TokenSource::Environment).map_err(|fault| {
-                Stop::config(format!("ANVILGPT_API_KEY holds no usable key: {fault}"))
-                    .way_out("set ANVILGPT_API_KEY to the key and nothing else, or unset it")
-            }),
+            Found::File(path) => self.open(KeyPlace::File(path)),
+            Found::Variable(text) => {
+                let source = Secret::new(&text).map(|secret| TokenSource::Environment(secret).into());
+                source.map_err(|fault| {
+                    Stop::config(format!("ANVILGPT_API_KEY holds no usable key: {fault}"))
+                        .way_out("set ANVILGPT_API_KEY to the key and nothing else, or unset it")
+                })
+            }
         }
+    }
+
+    fn open(&self, place: KeyPlace) -> Result<Arc<TokenSource>, Stop> {
+        if let Some((_, source)) = self.opened.borrow().iter().find(|(opened, _)| *opened == place) {
+            return Ok(Arc::clone(source));
+        }
+        let source = Arc::new(match &place {
+            KeyPlace::File(path) => self.file(path)?,
+            // Whoever connects runs it: a configuration that is only read again needs no key.
+            KeyPlace::Command(command) => TokenSource::Command(TokenCommand::new(command.clone())),
+        });
+        self.opened.borrow_mut().push((place, Arc::clone(&source)));
+        Ok(source)
     }
 
     fn file(&self, path: &Path) -> Result<TokenSource, Stop> {
@@ -95,7 +142,7 @@ impl Keys<'_> {
 
     fn missing(&self, base_url: &Url, found: Option<String>) -> Stop {
         let host = base_url.host_str().unwrap_or_default();
-        let configured = self.configured.as_ref().map(|(path, _)| shown(path));
+        let configured = self.configured.as_ref().map(|(place, _)| place.name());
         let other = configured.or(found).map_or(String::new(), |other| {
             format!(": the one in {other} belongs to another host and is not sent there")
         });
@@ -117,6 +164,7 @@ impl Keys<'_> {
         format!(
             "give one in any of these ways:\n  export ANVILGPT_API_KEY=…\n  \
              --api-key-file FILE (mode 0600, or a pipe){}\n  \
+             --api-key-command CMD, which prints it\n  \
              `api_key_file` beside `base_url` in a configuration file\n  \
              $CREDENTIALS_DIRECTORY/api-key, under systemd",
             user_file.unwrap_or_default()
@@ -143,7 +191,7 @@ impl Found {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::config::{Action, Config, Flags, Layer, build, parse_base_url};
+    use crate::config::{Action, Config, Flags, build, parse_base_url};
     use crate::exit::Exit;
     use std::collections::HashMap;
     use std::ffi::OsString;
@@ -187,17 +235,16 @@ mod tests {
         }
 
         fn build(&self, base_url: Option<&str>, key_file: Option<&str>, action: Action) -> Result<Config, Stop> {
-            let base_url = base_url.map(|text| parse_base_url(text).unwrap());
-            let api_key_file = key_file.map(|name| self.path(name));
-            let layer = Layer { base_url, api_key_file, ..Layer::default() };
+            let base_urls = base_url.into_iter().map(|text| parse_base_url(text).unwrap()).collect();
+            let api_key_files = key_file.into_iter().map(|name| self.path(name)).collect();
             let environment = Environment::new(self.variables.clone(), self.path("etc.toml"));
-            build(Flags { layer, action, ..Flags::default() }, &environment)
+            build(Flags { base_urls, api_key_files, action, ..Flags::default() }, &environment)
         }
 
         fn key(&self, base_url: Option<&str>, key_file: Option<&str>) -> Option<String> {
             let config = self.build(base_url, key_file, Action::Filter).unwrap();
             assert!(!format!("{config:?}").contains("sk-"));
-            config.service.token.read().unwrap().map(|secret| secret.expose().to_owned())
+            config.service.first().token.read().unwrap().map(|secret| secret.expose().to_owned())
         }
 
         fn refused(&self, base_url: Option<&str>, key_file: Option<&str>) -> String {
@@ -285,7 +332,7 @@ mod tests {
         }
         assert!(machine.refused(Some(ELSEWHERE), None).contains("--api-key-file FILE"));
         let dry = machine.build(None, None, Action::DryRun).unwrap();
-        assert!(dry.service.token.read().unwrap().is_none());
+        assert!(dry.service.first().token.read().unwrap().is_none());
         assert!(machine.build(None, None, Action::Models).is_err());
     }
 

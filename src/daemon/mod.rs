@@ -309,7 +309,7 @@ impl Daemon {
     fn settings(&self) -> engine::Settings {
         let config = self.shared.config();
         engine::Settings {
-            dialect: self.desk.borrow().dialect().or(config.service.dialect),
+            dialect: self.desk.borrow().dialect().or(config.service.first().dialect),
             asks_at_once: false,
             // However long the service is out: the daemon waits.
             outage_max: None,

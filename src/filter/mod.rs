@@ -157,8 +157,8 @@ async fn close_plain(stage: &Stage, ended: &engine::Ended, rest: PlainRest) -> R
 
 /// What a token's own expiry says, when it is near or past. The token is read, not verified.
 fn expiry_warning(config: &Config, now: SystemTime) -> Option<String> {
-    let secret = config.service.token.read().ok()??;
-    let expiry = jwt_expiry(&secret)?;
+    let expiries = config.service.endpoints.iter().filter_map(|endpoint| jwt_expiry(&endpoint.token.read().ok()??));
+    let expiry = expiries.min()?;
     let way_out = "get a new one from the web page of the service (Settings, Account)";
     match expiry.duration_since(now) {
         Err(_) => Some(format!("the token has expired, it says; {way_out}")),
@@ -258,7 +258,7 @@ pub fn engine_settings(config: &Config) -> engine::Settings {
     engine::Settings {
         concurrency: config.limits.concurrency.get(),
         upstream: config.service.upstream,
-        dialect: config.service.dialect,
+        dialect: config.service.first().dialect,
         // What a journal answers needs no service.
         asks_at_once: config.output.journal.is_none(),
         clocks: engine::Clocks {

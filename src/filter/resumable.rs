@@ -112,8 +112,8 @@ fn options(wish: &JournalConfig, settings: &Settings) -> Result<Options, Stop> {
 fn settings(config: &Config) -> Settings {
     let defaults = &config.defaults;
     Settings {
-        base_url: config.service.base_url.as_str().to_owned(),
-        dialect: config.service.dialect.map(|dialect| dialect.name().to_owned()),
+        base_url: config.service.first().base_url.as_str().to_owned(),
+        dialect: config.service.first().dialect.map(|dialect| dialect.name().to_owned()),
         model: defaults.model.clone(),
         system: defaults.system.clone(),
         params: defaults.params.iter().map(|(name, value)| (name.clone(), value.get().to_owned())).collect(),
