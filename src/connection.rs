@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::api::client::{ApiClient, Settings};
+use crate::api::token::{TokenError, TokenSource};
 use crate::api::transport::{Page, Transport as _, collect};
 use crate::api::{self, TransportError};
 use crate::config::{Config, EndpointConfig};
@@ -22,13 +23,26 @@ pub fn client(config: &Config) -> Result<ApiClient, Stop> {
     client_of(config, config.service.first())
 }
 
-/// The transport of one endpoint. Where there are several, the error names it.
+/// The transport of one endpoint. A command that gives its key is run. Where there are several, the error names the
+/// endpoint.
 pub fn client_of(config: &Config, endpoint: &EndpointConfig) -> Result<ApiClient, Stop> {
-    ApiClient::new(settings_of(config, endpoint)).map_err(|message| {
-        let stop =
-            Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one");
-        at(config, endpoint, stop)
-    })
+    let client = run_command(&endpoint.token).and_then(|()| {
+        ApiClient::new(settings_of(config, endpoint)).map_err(|message| {
+            Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one")
+        })
+    });
+    client.map_err(|stop| at(config, endpoint, stop))
+}
+
+/// Runs the command of a source that is one. Its error knows the way out, which that of a transport does not.
+fn run_command(source: &TokenSource) -> Result<(), Stop> {
+    match source {
+        TokenSource::Command(_) => {
+            let stop = |error: TokenError| Stop::config(error.to_string()).way_out(error.way_out());
+            source.read().map(drop).map_err(stop)
+        }
+        TokenSource::None | TokenSource::Environment(_) | TokenSource::File(_) => Ok(()),
+    }
 }
 
 /// What the transport of a configuration's first endpoint needs to know.

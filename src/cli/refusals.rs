@@ -55,7 +55,8 @@ const DAEMON_REFUSES: &[(&[&str], &str)] = &[
 const KEY_WAYS: &str = "\
 every user of this machine can read it there; treat it as known and have a new one made. Instead:
   export ANVILGPT_API_KEY=…
-  --api-key-file FILE, with the key in a file of mode 0600, or in a pipe";
+  --api-key-file FILE, with the key in a file of mode 0600, or in a pipe
+  --api-key-command CMD, which prints the key";
 
 /// Refuses keys before the parser sees them, so that it cannot quote them.
 pub(super) fn refuse_keys(arguments: &[OsString]) -> Result<(), Stop> {

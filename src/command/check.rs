@@ -23,7 +23,7 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
     let mut lacking = Vec::new();
     for endpoint in &config.service.endpoints {
         let walked = walk(&config, endpoint).await.map_err(|stop| connection::at(&config, endpoint, stop))?;
-        lacking.extend(walked);
+        lacking.extend(walked.map(|stop| connection::at(&config, endpoint, stop)));
     }
     match lacking.len() == config.service.endpoints.len() {
         true => lacking.into_iter().next().map_or(Ok(Exit::Answered), Err),

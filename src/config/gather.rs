@@ -59,7 +59,7 @@ impl Files {
             values if values == Ceilings::default() => {}
             values if path == etc => self.ceiling = Ceiling { values, path: path.to_owned() },
             _ => self.warnings.push(format!(
-                "[limits] in {} is ignored: only {} sets limits; `concurrency` sets a wish",
+                "[limits] in {} is ignored: only {} sets limits; the same keys above all tables set a wish",
                 shown(path),
                 shown(etc)
             )),
