@@ -5,6 +5,7 @@
 
 mod arguments;
 mod refusals;
+mod service;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -17,8 +18,9 @@ use url::Url;
 
 use crate::config::{Action, Environment, Flags, Layer, Order, Task, build, parse_base_url};
 use crate::exit::{Stop, help_text};
-use arguments::{Command, InputArgs, LimitArgs, OutputArgs, ReportArgs, ResumeArgs, ServiceArgs, separator};
+use arguments::{Command, InputArgs, OutputArgs, ReportArgs, ResumeArgs, separator};
 use refusals::{SERVICELESS, daemon_refuses, is_stray, refuse_keys, refuse_strays};
+use service::{LimitArgs, ServiceArgs};
 use spool::DaemonArgs;
 
 /// What `--help` shows before the exit table.

@@ -3,6 +3,7 @@
 //! Invariant: every refusal is status 64 and says what to do instead, and none repeats a key. Looks at the names of files
 //! and at nothing in them.
 
+mod keys;
 #[cfg(test)]
 mod tests;
 
@@ -18,11 +19,11 @@ use clap::{Arg, ArgMatches};
 
 use super::Cli;
 use super::arguments::{Command, JournalArgs, MergeArgs, ResumeArgs};
-use crate::api::token::{KeyCommand, looks_like_key};
 use crate::config::{input_copy_beside, journal_beside};
 use crate::exit::Stop;
 use crate::line::Format;
 use crate::line::escape::shown;
+pub(super) use keys::refuse_keys;
 
 /// The subcommands that talk to no service.
 pub(super) const SERVICELESS: &[&str] = &["journal", "merge", "status", "submit"];
@@ -50,36 +51,6 @@ const DAEMON_REFUSES: &[(&[&str], &str)] = &[
     (&["--null", "-0"], "the records of a prompt file are lines"),
     (&["--progress"], "anvil-filter status --spool DIR --watch shows it"),
 ];
-
-/// What to do about a key on the command line.
-const KEY_WAYS: &str = "\
-every user of this machine can read it there; treat it as known and have a new one made. Instead:
-  export ANVILGPT_API_KEY=…
-  --api-key-file FILE, with the key in a file of mode 0600, or in a pipe
-  --api-key-command CMD, which prints the key";
-
-/// Refuses keys before the parser sees them, so that it cannot quote them.
-pub(super) fn refuse_keys(arguments: &[OsString]) -> Result<(), Stop> {
-    let mut before = "".into();
-    for argument in arguments.iter().skip(1) {
-        let text = argument.to_string_lossy();
-        let (name, value) = text.split_once('=').unwrap_or((&text, &text));
-        let plain = name.replace(['-', '_'], "").to_ascii_lowercase();
-        let asks_for_key = name.starts_with("--")
-            && !["--api-key-file", "--api-key-command"].contains(&name)
-            && (plain.starts_with("apikey")
-                || ["key", "token", "bearer", "auth", "apitoken"].contains(&plain.as_str()));
-        // The parser would quote a command with a key in it.
-        let is_command = before == "--api-key-command" || name == "--api-key-command" && text.contains('=');
-        let command = if before == "--api-key-command" { &text } else { value };
-        let hides_key = is_command && !command.trim().is_empty() && KeyCommand::new(command).is_err();
-        if asks_for_key || hides_key || looks_like_key(value) || looks_like_key(&text) {
-            return Err(Stop::usage("never put a key on the command line").way_out(KEY_WAYS));
-        }
-        before = text;
-    }
-    Ok(())
-}
 
 /// Whether an option of the main command has no meaning for a subcommand.
 pub(super) fn is_stray(subcommand: &str, argument: &Arg) -> bool {

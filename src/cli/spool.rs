@@ -14,8 +14,9 @@ use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser};
 use serde_json::value::RawValue;
 
-use super::arguments::{BoundArgs, ClockArgs, UpstreamArgs, file_name, whole_format};
+use super::arguments::{file_name, whole_format};
 use super::refusals::refuse_if;
+use super::service::{BoundArgs, ClockArgs, UpstreamArgs};
 use super::{Cli, switch};
 use crate::config::{
     DaemonLayer, InputFile, LogFormat, StatusForm, StatusTask, SubmitTask, Verbosity, parse_bytes, parse_duration,
