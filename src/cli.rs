@@ -5,6 +5,7 @@
 
 mod arguments;
 mod refusals;
+mod service;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -13,11 +14,13 @@ use std::ffi::OsString;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
+use url::Url;
 
 use crate::config::{Action, Environment, Flags, Layer, Order, Task, build, parse_base_url};
 use crate::exit::{Stop, help_text};
-use arguments::{Command, InputArgs, LimitArgs, OutputArgs, ReportArgs, ResumeArgs, ServiceArgs, separator};
+use arguments::{Command, InputArgs, OutputArgs, ReportArgs, ResumeArgs, separator};
 use refusals::{SERVICELESS, daemon_refuses, is_stray, refuse_keys, refuse_strays};
+use service::{LimitArgs, ServiceArgs};
 use spool::DaemonArgs;
 
 /// What `--help` shows before the exit table.
@@ -192,22 +195,27 @@ impl Cli {
             discard_journal: self.resume.discard_journal,
             deadline: self.resume.deadline.take(),
             shard: self.resume.shard,
-            layer: self.into_layer()?,
+            pilot: self.input.pilot,
+            base_urls: base_urls(&self.service.base_url)?,
+            api_key_files: std::mem::take(&mut self.service.api_key_file),
+            api_key_command: self.service.api_key_command.take(),
+            layer: self.into_layer(),
         })
     }
 
-    fn into_layer(self) -> Result<Layer, Stop> {
+    fn into_layer(self) -> Layer {
         let Cli { input, output, service, limits, .. } = self;
-        let base_url = service.base_url.map(|text| parse_base_url(&text)).transpose();
-        let named = |stop: Stop| Stop { message: format!("--base-url: {}", stop.message), ..stop };
-        Ok(Layer {
-            base_url: base_url.map_err(named)?,
+        Layer {
             model: service.model,
             system: input.system,
             dialect: service.dialect,
             upstream: service.how.upstream,
             concurrency: limits.bounds.concurrency,
-            api_key_file: service.api_key_file,
+            fixed: switch(limits.bounds.fixed),
+            rate: Some(limits.bounds.rate).filter(|rates| !rates.is_empty()),
+            tokens_per_min: limits.bounds.tokens_per_min,
+            require_model: switch(service.how.require_model),
+            retry_truncated: switch(service.how.retry_truncated),
             ca_cert: Some(service.ca_cert).filter(|files| !files.is_empty()),
             format: output.format,
             input: input.input,
@@ -220,6 +228,16 @@ impl Cli {
             params: input.params,
             timeouts: limits.clocks.timeouts(),
             ..Layer::default()
-        })
+        }
     }
+}
+
+/// A switch can be set and not unset: where it is not given, the configuration files decide.
+fn switch(given: bool) -> Option<bool> {
+    given.then_some(true)
+}
+
+fn base_urls(texts: &[String]) -> Result<Vec<Url>, Stop> {
+    let named = |stop: Stop| Stop { message: format!("--base-url: {}", stop.message), ..stop };
+    texts.iter().map(|text| parse_base_url(text).map_err(named)).collect()
 }

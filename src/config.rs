@@ -4,39 +4,42 @@
 //! files, environment and flags. Knows no flag parser and opens nothing but configuration, certificates and keys.
 
 mod build;
+mod ceilings;
 mod certificates;
 mod daemon;
 mod deadline;
+mod endpoint;
 mod environment;
 mod file;
 mod gather;
 mod keys;
 mod layer;
 mod output;
+mod service;
 mod shard;
 mod task;
 mod values;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use url::Url;
-
-use crate::api::token::TokenSource;
-use crate::api::{Dialect, Upstream};
+use crate::api::Dialect;
 use crate::line::{Defaults, InputForm};
 
+pub use crate::flow::quota::Rate;
 pub use build::{Flags, build};
+pub use ceilings::Ceilings;
 pub use daemon::{Daemon, DaemonLayer, LogFormat, Owner, OwnerCaps, OwnerLayer};
 pub use deadline::{Deadline, parse_deadline};
+pub use endpoint::EndpointLayer;
 pub use environment::Environment;
 pub use file::parse_toml;
 pub use layer::{Layer, Params, Timeouts, filled, params, params_over};
 pub use output::{
     Allowance, Destination, JournalConfig, Order, Output, input_copy_beside, journal_beside, with_ending,
 };
+pub use service::{EndpointConfig, Service};
 pub use shard::{Shard, ShardChoice, parse_shard};
 pub use task::{JournalAction, JournalTask, MergeTask, StatusForm, StatusTask, SubmitTask, Task};
 pub use values::{parse_allowance, parse_base_url, parse_bytes, parse_duration, parse_param};
@@ -58,6 +61,8 @@ pub struct Config {
     pub limits: Limits,
     /// The bounds on time.
     pub clocks: Clocks,
+    /// What an answer has to be beside whole.
+    pub integrity: Integrity,
     /// What a request gets that its own line does not say.
     pub defaults: Defaults,
     /// Where the request lines come from.
@@ -88,34 +93,13 @@ pub enum Action {
     Daemon,
 }
 
-/// The service, and how to talk to it.
-#[derive(Debug)]
-pub struct Service {
-    /// Http or https, without user, query and fragment, and without a slash at its end (but for a bare host, whose path
-    /// is always `/`: join with [`Service::url`]).
-    pub base_url: Url,
-    /// The dialect; `None` asks the service.
-    pub dialect: Option<Dialect>,
-    /// Whether replies are asked for as a stream.
-    pub upstream: Upstream,
-    /// Where the token comes from; it may be sent to the host of `base_url`.
-    pub token: Arc<TokenSource>,
-    /// The contents of the additional certificate files, one after another; empty when there are none.
-    pub ca_certificates_pem: Vec<u8>,
-}
-
-impl Service {
-    /// The base URL with a path behind it; `path` begins with a slash.
-    pub fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base_url.as_str().trim_end_matches('/'))
-    }
-}
-
 /// The bounds on concurrency and memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many requests may be in flight at once.
+    /// How many requests may be in flight at once, at all endpoints together.
     pub concurrency: NonZeroUsize,
+    /// Whether so many are in flight all the time; otherwise as many as the service can take without a queue.
+    pub fixed: bool,
     /// The longest request line, in bytes.
     pub line_bytes_max: usize,
     /// How much the reorder window may hold, in bytes.
@@ -127,13 +111,22 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            // A good guest's: the service is shared with people who chat.
-            concurrency: NonZeroUsize::MIN.saturating_add(3),
+            concurrency: ceilings::usual_concurrency(1, 0, false),
+            fixed: false,
             line_bytes_max: 16 << 20,
             window_bytes_max: 64 << 20,
             reply_bytes_max: 64 << 20,
         }
     }
+}
+
+/// What an answer has to be beside whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Integrity {
+    /// Whether an answer of another model than was asked for is none.
+    pub require_model: bool,
+    /// Whether an answer that was cut off at its longest is asked for again.
+    pub retry_truncated: bool,
 }
 
 /// The bounds on time; no duration is zero.
@@ -186,6 +179,8 @@ pub struct Input {
     pub separator: Separator,
     /// The part of the lines that is this run's own; `None` is all of them.
     pub shard: Option<Shard>,
+    /// How many lines are tried first, to say what all of them will take.
+    pub pilot: Option<NonZeroUsize>,
 }
 
 /// One input.
@@ -274,7 +269,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_documented_ones() {
         let limits = Limits::default();
-        assert_eq!(limits.concurrency.get(), 4);
+        assert_eq!((limits.concurrency.get(), limits.fixed), (16, false));
         assert_eq!(limits.line_bytes_max, 16 * 1024 * 1024);
         let clocks = Clocks::default();
         assert_eq!(clocks.outage_max, Duration::from_secs(1800));

@@ -1,12 +1,14 @@
 //! The connection of a configuration to its service: the transport, and the list of models with what to do when there
 //! is none. Knows no line and no stdout.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::api::client::{ApiClient, Settings};
+use crate::api::token::{TokenError, TokenSource};
 use crate::api::transport::{Page, Transport as _, collect};
 use crate::api::{self, TransportError};
-use crate::config::{Config, Service};
+use crate::config::{Config, EndpointConfig};
 use crate::engine;
 use crate::exit::{Exit, Stop};
 use crate::flow::Quotas;
@@ -14,34 +16,73 @@ use crate::flow::Quotas;
 const LIST_MAX: Duration = Duration::from_secs(30);
 const LIST_BYTES_MAX: usize = 8 << 20;
 
-/// The transport of a configuration.
-pub fn client(config: &Config) -> Result<ApiClient, Stop> {
-    ApiClient::new(settings(config)).map_err(|message| {
-        Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one")
-    })
+/// The transports of a configuration, one for each endpoint in their order.
+pub fn clients(config: &Config) -> Result<Vec<ApiClient>, Stop> {
+    config.service.endpoints.iter().map(|endpoint| client_of(config, endpoint)).collect()
 }
 
-/// The endpoints of a configuration, for the engine.
-pub fn endpoints<'c>(config: &Config, client: &'c ApiClient) -> Vec<engine::Endpoint<'c, ApiClient>> {
-    let name = config.service.base_url.host_str().unwrap_or_default().to_owned();
-    vec![engine::Endpoint {
-        transport: client,
-        name,
-        dialect: config.service.dialect,
-        concurrency: None,
-        quotas: Quotas::new(&[], None),
-    }]
+/// The transport of one endpoint. A command that gives its key is run. Where there are several, the error names the
+/// endpoint.
+pub fn client_of(config: &Config, endpoint: &EndpointConfig) -> Result<ApiClient, Stop> {
+    let client = run_command(&endpoint.token).and_then(|()| {
+        ApiClient::new(settings_of(config, endpoint)).map_err(|message| {
+            Stop::config(message).way_out("`anvil-filter check` walks configuration, connection and token one by one")
+        })
+    });
+    client.map_err(|stop| at(config, endpoint, stop))
 }
 
-/// What the transport of a configuration needs to know.
+/// Runs the command of a source that is one. Its error knows the way out, which that of a transport does not.
+fn run_command(source: &TokenSource) -> Result<(), Stop> {
+    match source {
+        TokenSource::Command(_) => {
+            let stop = |error: TokenError| Stop::config(error.to_string()).way_out(error.way_out());
+            source.read().map(drop).map_err(stop)
+        }
+        TokenSource::None | TokenSource::Environment(_) | TokenSource::File(_) => Ok(()),
+    }
+}
+
+/// The endpoints of a configuration, for the engine; `clients` are their transports, in the same order.
+pub fn endpoints<'c>(config: &Config, clients: &'c [ApiClient]) -> Vec<engine::Endpoint<'c, ApiClient>> {
+    let endpoints = config.service.endpoints.iter().zip(clients);
+    let given = endpoints.map(|(endpoint, transport)| engine::Endpoint {
+        transport,
+        name: name(endpoint),
+        dialect: endpoint.dialect,
+        concurrency: endpoint.concurrency.map(NonZeroUsize::get),
+        quotas: Quotas::new(&endpoint.rates, endpoint.tokens_per_minute),
+    });
+    given.collect()
+}
+
+/// What people call an endpoint: its host, and its port when that is not the usual one.
+pub fn name(endpoint: &EndpointConfig) -> String {
+    let url = &endpoint.base_url;
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// What the transport of a configuration's first endpoint needs to know.
 pub fn settings(config: &Config) -> Settings {
-    let Service { base_url, token, ca_certificates_pem, .. } = &config.service;
+    settings_of(config, config.service.first())
+}
+
+fn settings_of(config: &Config, endpoint: &EndpointConfig) -> Settings {
     Settings {
-        base_url: base_url.clone(),
-        token: token.clone(),
-        ca_certificates_pem: ca_certificates_pem.clone(),
+        base_url: endpoint.base_url.clone(),
+        token: endpoint.token.clone(),
+        ca_certificates_pem: config.service.ca_certificates_pem.clone(),
         connect_timeout: config.clocks.connect,
-        connections_max: config.limits.concurrency.get(),
+        connections_max: endpoint.concurrency.unwrap_or(config.limits.concurrency).get(),
+    }
+}
+
+/// The same stop, with the endpoint that it is about where there are several.
+pub fn at(config: &Config, endpoint: &EndpointConfig, stop: Stop) -> Stop {
+    match config.service.endpoints.len() {
+        0 | 1 => stop,
+        _ => Stop { message: format!("{}: {}", endpoint.base_url, stop.message), ..stop },
     }
 }
 
@@ -85,11 +126,20 @@ fn wrong_address(cause: &str) -> Stop {
 }
 
 /// The error of a run that has no model, with what the service offers.
-pub async fn no_model(client: &ApiClient) -> Stop {
-    let offered = match models(client).await {
-        Ok(names) if !names.is_empty() => format!("the service has: {}", api::models::few(&names)),
-        Ok(_) => nothing_listed().message,
-        Err(stop) => stop.message,
+pub async fn no_model(clients: &[ApiClient]) -> Stop {
+    let (mut names, mut trouble) = (Vec::new(), None);
+    for client in clients {
+        match models(client).await {
+            Ok(more) => names.extend(more),
+            Err(stop) => trouble = trouble.or(Some(stop.message)),
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    let offered = match trouble {
+        _ if !names.is_empty() => format!("the service has: {}", api::models::few(&names)),
+        Some(trouble) => trouble,
+        None => nothing_listed().message,
     };
     Stop::config("no model: neither the first line nor the configuration names one; nothing was sent")
         .way_out(format!("name one by -m MODEL, ANVILGPT_MODEL, or a \"model\" in each line; {offered}"))

@@ -124,7 +124,12 @@ fn flags_are_defaults_and_the_lines_own_fields_win() {
     );
     let args = ["-s", "be brief", "-p", "seed=1", "-p", "logit_bias={\"50256\":-100}", "-j", "1"];
     Run::on(&sim).args(args).input(lines).output().expect(0);
-    let bodies: Vec<Value> = sim.requests().into_iter().map(|request| request["body"].clone()).collect();
+    let mut bodies: Vec<Value> = sim.requests().into_iter().map(|request| request["body"].clone()).collect();
+    // Lines of one model go together; here they are to be looked at in the order of the input.
+    bodies.sort_by_key(|body| {
+        let prompt = body["messages"][1]["content"].as_str().unwrap();
+        ["plain", "own", "chat", "own chat"].iter().position(|own| *own == prompt)
+    });
     let system = |index: usize| bodies[index]["messages"][0]["content"].as_str().unwrap().to_owned();
     assert_eq!([0, 1, 2, 3].map(system), ["be brief", "S", "be brief", "S"]);
     assert_eq!(bodies.iter().map(|body| &body["seed"]).collect::<Vec<_>>(), [1, 7, 1, 8]);

@@ -95,7 +95,7 @@ impl Transport for ApiClient {
     }
 
     fn renew_token(&self) -> Result<bool, String> {
-        let secret = self.token.read().map_err(|error| error.to_string())?;
+        let secret = self.token.renew().map_err(|error| error.to_string())?;
         let value = secret.as_ref().map(bearer).transpose()?;
         let changed = *self.authorization.borrow() != value;
         *self.authorization.borrow_mut() = value;

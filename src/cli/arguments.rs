@@ -4,17 +4,15 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::value::RawValue;
 
 use super::spool::{DaemonArgs, StatusArgs, SubmitArgs};
-use crate::api::Upstream;
 use crate::config::{
-    Allowance, Deadline, DialectChoice, JournalAction, JournalTask, MergeTask, Report, Separator, ShardChoice,
-    Timeouts, Verbosity, parse_allowance, parse_bytes, parse_deadline, parse_duration, parse_param, parse_shard,
+    Allowance, Deadline, JournalAction, JournalTask, MergeTask, Report, Separator, ShardChoice, Verbosity,
+    parse_allowance, parse_deadline, parse_param, parse_shard,
 };
 use crate::line::{Format, InputForm};
 
@@ -94,6 +92,9 @@ pub(super) struct InputArgs {
     /// Validate every line and show what would be sent; send nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Try N lines first, and say what time and tokens all of them will take
+    #[arg(long, value_name = "N")]
+    pub(super) pilot: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Args)]
@@ -151,91 +152,6 @@ pub(super) struct ResumeArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ServiceArgs {
-    /// Model for lines that name none [env: ANVILGPT_MODEL]
-    #[arg(short, long, value_name = "NAME", global = true, value_parser = NonEmptyStringValueParser::new())]
-    pub(super) model: Option<String>,
-    /// Base URL of the API [env: ANVILGPT_BASE_URL] [default: AnvilGPT's]
-    #[arg(long, value_name = "URL", global = true)]
-    pub(super) base_url: Option<String>,
-    /// File or pipe with the key; the key itself may stand in ANVILGPT_API_KEY, never here
-    #[arg(long, value_name = "FILE", global = true)]
-    pub(super) api_key_file: Option<PathBuf>,
-    /// PEM file with further certificates to trust; repeatable
-    #[arg(long, value_name = "FILE", global = true)]
-    pub(super) ca_cert: Vec<PathBuf>,
-    /// What the service speaks; auto asks it [default: auto]
-    #[arg(long, value_name = "DIALECT", global = true)]
-    pub(super) dialect: Option<DialectChoice>,
-    #[command(flatten)]
-    pub(super) how: UpstreamArgs,
-    /// Read this configuration file, too
-    #[arg(long, value_name = "FILE", global = true)]
-    pub(super) config: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct UpstreamArgs {
-    /// Whether replies come as a stream or whole [default: stream]
-    #[arg(long, value_name = "HOW")]
-    pub(super) upstream: Option<Upstream>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct LimitArgs {
-    #[command(flatten)]
-    pub(super) bounds: BoundArgs,
-    /// How long an outage is waited out [default: 30m]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub(super) max_outage: Option<Duration>,
-    /// How long to wait for a new key when the old one is refused [default: 30m]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub(super) auth_wait: Option<Duration>,
-    #[command(flatten)]
-    pub(super) clocks: ClockArgs,
-}
-
-/// What is in flight, and how large anything may be.
-#[derive(Debug, Args)]
-pub(super) struct BoundArgs {
-    /// Requests in flight at once [default: 4]
-    #[arg(short = 'j', long, value_name = "N")]
-    pub(super) concurrency: Option<NonZeroUsize>,
-    /// Longest input line [default: 16M]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, hide_short_help = true)]
-    pub(super) max_line_bytes: Option<usize>,
-    /// Most that waits to be written in order [default: 64M]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, hide_short_help = true)]
-    pub(super) window_bytes: Option<usize>,
-    /// Longest reply [default: 64M]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, hide_short_help = true)]
-    pub(super) max_reply_bytes: Option<usize>,
-}
-
-/// How long single requests are given.
-#[derive(Debug, Args)]
-pub(super) struct ClockArgs {
-    /// Longest pause between two attempts [default: 60s]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub(super) max_retry_delay: Option<Duration>,
-    /// Time to connect [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, global = true)]
-    pub(super) connect_timeout: Option<Duration>,
-    /// Time until a reply begins: queues and cold loads are in it [default: 900s]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, global = true)]
-    pub(super) first_token_timeout: Option<Duration>,
-    /// Time between two chunks of a reply [default: 120s]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, global = true)]
-    pub(super) chunk_timeout: Option<Duration>,
-    /// Time for a whole reply that is not streamed [default: 900s]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, global = true)]
-    pub(super) reply_timeout: Option<Duration>,
-    /// Time for requests in flight to finish after a signal [default: 25s]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub(super) drain_timeout: Option<Duration>,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct ReportArgs {
     /// Report progress even when stderr is not a terminal
     #[arg(long, conflicts_with = "quiet")]
@@ -290,18 +206,6 @@ impl MergeArgs {
 /// What `-0` means.
 pub(super) fn separator(null: bool) -> Separator {
     if null { Separator::Nul } else { Separator::Newline }
-}
-
-impl ClockArgs {
-    pub(super) fn timeouts(&self) -> Timeouts {
-        Timeouts {
-            connect: self.connect_timeout,
-            first_token: self.first_token_timeout,
-            chunk: self.chunk_timeout,
-            reply: self.reply_timeout,
-            drain: self.drain_timeout,
-        }
-    }
 }
 
 impl ReportArgs {

@@ -3,6 +3,7 @@
 //! Invariant: every refusal is status 64 and says what to do instead, and none repeats a key. Looks at the names of files
 //! and at nothing in them.
 
+mod keys;
 #[cfg(test)]
 mod tests;
 
@@ -18,11 +19,11 @@ use clap::{Arg, ArgMatches};
 
 use super::Cli;
 use super::arguments::{Command, JournalArgs, MergeArgs, ResumeArgs};
-use crate::api::token::looks_like_key;
 use crate::config::{input_copy_beside, journal_beside};
 use crate::exit::Stop;
 use crate::line::Format;
 use crate::line::escape::shown;
+pub(super) use keys::refuse_keys;
 
 /// The subcommands that talk to no service.
 pub(super) const SERVICELESS: &[&str] = &["journal", "merge", "status", "submit"];
@@ -45,33 +46,11 @@ const DAEMON_REFUSES: &[(&[&str], &str)] = &[
     (&["--deadline"], "a daemon has no end of its own: stop it, or run it with --once"),
     (&["--shard"], "a folder has one daemon, which runs all that is in it"),
     (&["--dry-run"], "try the prompt file itself: anvil-filter --dry-run FILE"),
+    (&["--pilot"], "try a prompt file itself: anvil-filter --pilot N FILE"),
     (&["--input"], "a file's ending says what it holds; `input` in a folder's anvil.toml may say otherwise"),
     (&["--null", "-0"], "the records of a prompt file are lines"),
     (&["--progress"], "anvil-filter status --spool DIR --watch shows it"),
 ];
-
-/// What to do about a key on the command line.
-const KEY_WAYS: &str = "\
-every user of this machine can read it there; treat it as known and have a new one made. Instead:
-  export ANVILGPT_API_KEY=…
-  --api-key-file FILE, with the key in a file of mode 0600, or in a pipe";
-
-/// Refuses keys before the parser sees them, so that it cannot quote them.
-pub(super) fn refuse_keys(arguments: &[OsString]) -> Result<(), Stop> {
-    for argument in arguments.iter().skip(1) {
-        let text = argument.to_string_lossy();
-        let (name, value) = text.split_once('=').unwrap_or((&text, &text));
-        let plain = name.replace(['-', '_'], "").to_ascii_lowercase();
-        let asks_for_key = name.starts_with("--")
-            && name != "--api-key-file"
-            && (plain.starts_with("apikey")
-                || ["key", "token", "bearer", "auth", "apitoken"].contains(&plain.as_str()));
-        if asks_for_key || looks_like_key(value) || looks_like_key(&text) {
-            return Err(Stop::usage("never put a key on the command line").way_out(KEY_WAYS));
-        }
-    }
-    Ok(())
-}
 
 /// Whether an option of the main command has no meaning for a subcommand.
 pub(super) fn is_stray(subcommand: &str, argument: &Arg) -> bool {
@@ -143,6 +122,11 @@ impl Cli {
         refuse_if(
             self.output.merge.is_some() && other_form,
             "--merge writes the input object, so --format cannot choose another form",
+            "leave one of the two out",
+        )?;
+        refuse_if(
+            self.input.pilot.is_some() && self.input.dry_run,
+            "--pilot tries lines on the service, and --dry-run sends nothing",
             "leave one of the two out",
         )?;
         refuse_if(

@@ -14,9 +14,10 @@ use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser};
 use serde_json::value::RawValue;
 
-use super::Cli;
-use super::arguments::{BoundArgs, ClockArgs, UpstreamArgs, file_name, whole_format};
+use super::arguments::{file_name, whole_format};
 use super::refusals::refuse_if;
+use super::service::{BoundArgs, ClockArgs, UpstreamArgs};
+use super::{Cli, switch};
 use crate::config::{
     DaemonLayer, InputFile, LogFormat, StatusForm, StatusTask, SubmitTask, Verbosity, parse_bytes, parse_duration,
     parse_param,
@@ -151,8 +152,6 @@ impl DaemonArgs {
         let ClockArgs { max_retry_delay, drain_timeout, .. } = self.clocks;
         (cli.limits.clocks.max_retry_delay, cli.limits.clocks.drain_timeout) = (max_retry_delay, drain_timeout);
         (cli.limits.bounds, cli.service.how) = (self.bounds, self.how);
-        // A switch can be set and not unset: where it is not given, the configuration files decide.
-        let switch = |given: bool| given.then_some(true);
         DaemonLayer {
             spool: Some(self.spools).filter(|spools| !spools.is_empty()),
             recursive: switch(self.recursive),

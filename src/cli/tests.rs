@@ -1,6 +1,8 @@
 //! What a command line comes to, and what is refused.
 #![allow(clippy::unwrap_used)]
 
+mod help;
+
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -9,10 +11,10 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::api::Upstream;
 use crate::config::{
-    Allowance, Clocks, Config, Destination, InputFile, JournalAction, JournalConfig, JournalTask, Limits, MergeTask,
-    Report, Separator, Shard, Verbosity,
+    Allowance, Clocks, Config, Destination, InputFile, Integrity, JournalAction, JournalConfig, JournalTask, Limits,
+    MergeTask, Report, Separator, Shard, Verbosity,
 };
-use crate::exit::{EXITS, Exit};
+use crate::exit::Exit;
 use crate::line::{Format, InputForm};
 
 pub(super) fn parsed(line: &[&str]) -> Result<Cli, CliExit> {
@@ -45,13 +47,6 @@ pub(super) fn refused(line: &[&str]) -> String {
     }
 }
 
-fn help(flag: &str) -> String {
-    match parsed(&[flag]) {
-        Err(CliExit::Help(text)) => text,
-        other => panic!("{flag}: {other:?}"),
-    }
-}
-
 #[test]
 fn the_definition_is_sound() {
     Cli::command().debug_assert();
@@ -74,6 +69,16 @@ fn every_flag_arrives() {
         "whole",
         "-j",
         "9",
+        "--fixed",
+        "--rate",
+        "60/min",
+        "--rate=1000/h",
+        "--tokens-per-min",
+        "5000",
+        "--require-model",
+        "--retry-truncated",
+        "--pilot",
+        "20",
         "--input",
         "text",
         "-0",
@@ -122,12 +127,18 @@ fn every_flag_arrives() {
     assert_eq!(config.defaults.system.as_deref(), Some("short"));
     let params: Vec<_> = config.defaults.params.iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(params, ["seed=1", "stop=\"a\""]);
-    assert_eq!(config.service.dialect, Some(crate::api::Dialect::OpenWebUi));
+    assert_eq!(config.service.first().dialect, Some(crate::api::Dialect::OpenWebUi));
     assert_eq!(config.service.upstream, Upstream::Whole);
+    let endpoint = config.service.first();
+    assert_eq!(endpoint.rates, ["60/min", "1000/h"].map(|rate| rate.parse().unwrap()));
+    assert_eq!((endpoint.tokens_per_minute, endpoint.concurrency), (Some(5000), None));
+    assert_eq!(config.integrity, Integrity { require_model: true, retry_truncated: true });
+    assert_eq!(config.input.pilot, NonZeroUsize::new(20));
     assert_eq!(
         config.limits,
         Limits {
             concurrency: NonZeroUsize::new(9).unwrap(),
+            fixed: true,
             line_bytes_max: 1 << 20,
             window_bytes_max: 2048,
             reply_bytes_max: 3,
@@ -167,6 +178,28 @@ fn without_flags_the_documented_defaults_hold() {
     assert!(parsed(&[]).unwrap().reads_stdin_unasked());
     assert!(!parsed(&["-"]).unwrap().reads_stdin_unasked());
     assert!(!parsed(&["check"]).unwrap().reads_stdin_unasked());
+}
+
+#[test]
+fn the_usual_concurrency_is_that_of_the_controller_and_four_when_it_is_held() {
+    let found = |line: &[&str]| config(line).limits.concurrency.get();
+    assert_eq!([found(&[]), found(&["--fixed"]), found(&["--fixed", "-j9"])], [16, 4, 9]);
+    // The helper names one base URL already.
+    let more = ["--base-url=http://localhost:2", "--base-url=http://localhost:3"];
+    assert_eq!([found(&more[..1]), found(&more), found(&[&more[..], &["--fixed"]].concat())], [32, 48, 4]);
+    let many: Vec<String> = (2..9).map(|port| format!("--base-url=http://localhost:{port}")).collect();
+    assert_eq!(found(&many.iter().map(String::as_str).collect::<Vec<_>>()), 64);
+}
+
+#[test]
+fn several_base_urls_are_endpoints_in_their_order() {
+    let config = config(&["--base-url", "http://localhost:2/v1", "--dialect", "openai", "--rate", "5/s"]);
+    let urls: Vec<_> = config.service.endpoints.iter().map(|endpoint| endpoint.base_url.as_str()).collect();
+    assert_eq!(urls, ["http://localhost:1/", "http://localhost:2/v1"]);
+    for endpoint in &config.service.endpoints {
+        assert_eq!(endpoint.dialect, Some(crate::api::Dialect::OpenAi));
+        assert_eq!(endpoint.rates, ["5/s".parse().unwrap()]);
+    }
 }
 
 #[test]
@@ -275,56 +308,6 @@ fn a_bad_base_url_is_a_matter_of_configuration() {
     let stop = task(&["--base-url", "http://host.example"], &nothing_around()).unwrap_err();
     assert_eq!(stop.exit, Exit::Config);
     assert!(stop.message.starts_with("--base-url: "), "{stop}");
-}
-
-#[test]
-fn help_has_its_headings_examples_and_ends_with_the_exit_table() {
-    let (long, short) = (help("--help"), help("-h"));
-    for heading in
-        ["Input:", "Output:", "Resuming:", "Service:", "Limits and clocks:", "Reporting:", "Examples:", "Exit status:"]
-    {
-        assert!(long.contains(heading), "{heading}");
-    }
-    let last = EXITS.last().unwrap().1;
-    assert!(long.trim_end().ends_with(last) && short.trim_end().ends_with(last));
-    assert!(short.len() < long.len() && !short.contains("--chunk-timeout"));
-    assert!(!long.contains("--api-key ") && !long.contains("--api-key="));
-    assert!(help("--version").starts_with("anvil-filter "));
-    assert!(!short.contains("--discard-journal") && long.contains("--discard-journal"));
-    assert!((5..=7).contains(&short_usage().lines().count()));
-}
-
-#[test]
-fn help_of_work_on_journals_tells_of_nothing_else() {
-    for name in ["journal", "merge"] {
-        let shown = match parsed(&[name, "--help"]) {
-            Err(CliExit::Help(text)) => text,
-            other => panic!("{name}: {other:?}"),
-        };
-        assert!(shown.contains("--format") && shown.contains("--quiet"), "{shown}");
-        assert!(!shown.contains("--model") && !shown.contains("--base-url") && !shown.contains("timeout"), "{shown}");
-    }
-    let Err(CliExit::Help(shown)) = parsed(&["check", "--help"]) else { panic!("no help") };
-    assert!(shown.contains("--model"), "{shown}");
-}
-
-#[test]
-fn help_states_the_real_defaults() {
-    let (limits, clocks) = (Limits::default(), Clocks::default());
-    let long = help("--help").split_whitespace().collect::<Vec<_>>().join(" ");
-    let has = |flag: &str, value: String| assert_default(&long, flag, &value);
-    has("concurrency", limits.concurrency.to_string());
-    has("max-line-bytes", format!("{}M", limits.line_bytes_max >> 20));
-    has("window-bytes", format!("{}M", limits.window_bytes_max >> 20));
-    has("max-reply-bytes", format!("{}M", limits.reply_bytes_max >> 20));
-    has("max-outage", format!("{}m", clocks.outage_max.as_secs() / 60));
-    has("auth-wait", format!("{}m", clocks.auth_wait.as_secs() / 60));
-    has("max-retry-delay", format!("{}s", clocks.retry_delay_max.as_secs()));
-    has("connect-timeout", format!("{}s", clocks.connect.as_secs()));
-    has("first-token-timeout", format!("{}s", clocks.first_token.as_secs()));
-    has("chunk-timeout", format!("{}s", clocks.between_chunks.as_secs()));
-    has("reply-timeout", format!("{}s", clocks.whole_reply.as_secs()));
-    has("drain-timeout", format!("{}s", clocks.drain.as_secs()));
 }
 
 #[track_caller]

@@ -11,30 +11,53 @@ use crate::api::signal::{Body, Signal, judge};
 use crate::api::token::{TokenSource, jwt_expiry};
 use crate::api::transport::{Page, Transport as _, collect};
 use crate::api::{Dialect, TransportError};
-use crate::config::Config;
+use crate::config::{Config, EndpointConfig};
 use crate::connection;
 use crate::exit::{Exit, Stop};
 use crate::line::{InputForm, Request};
 
 const REPLY_BYTES_MAX: usize = 8 << 20;
 
-/// Walks the steps.
+/// Walks the steps, of each endpoint one after another.
 pub async fn run(config: Config) -> Result<Exit, Stop> {
-    print(&format!("configuration  ok   {}", config.service.base_url))?;
-    config.warnings.iter().try_for_each(|warning| print(&format!("               note {warning}")))?;
-    resolve(&config).await?;
-    let client = connection::client(&config)?;
-    let dialect = connect(&config, &client).await?;
-    let names = connection::models(&client).await?;
-    print(&format!("token          ok   {}", token_text(&config.service.token)))?;
-    let model = choose_model(&config, &names)?;
-    print(&format!("model          ok   {model} ({} available)", names.len()))?;
-    complete(&config, &client, dialect, &model).await?;
-    Ok(Exit::Answered)
+    let mut lacking = Vec::new();
+    for endpoint in &config.service.endpoints {
+        let walked = walk(&config, endpoint).await.map_err(|stop| connection::at(&config, endpoint, stop))?;
+        lacking.extend(walked.map(|stop| connection::at(&config, endpoint, stop)));
+    }
+    match lacking.len() == config.service.endpoints.len() {
+        true => lacking.into_iter().next().map_or(Ok(Exit::Answered), Err),
+        false => Ok(Exit::Answered),
+    }
 }
 
-async fn resolve(config: &Config) -> Result<(), Stop> {
-    let url = &config.service.base_url;
+/// Walks one endpoint. Where there are several, one that has not the model is no failure, for another one may have it:
+/// the stop comes back as a value.
+async fn walk(config: &Config, endpoint: &EndpointConfig) -> Result<Option<Stop>, Stop> {
+    print(&format!("configuration  ok   {}", endpoint.base_url))?;
+    if std::ptr::eq(endpoint, config.service.first()) {
+        config.warnings.iter().try_for_each(|warning| print(&format!("               note {warning}")))?;
+    }
+    resolve(endpoint).await?;
+    let client = connection::client_of(config, endpoint)?;
+    let dialect = connect(endpoint, &client).await?;
+    let names = connection::models(&client).await?;
+    print(&format!("token          ok   {}", token_text(&endpoint.token)))?;
+    let model = match choose_model(config, &names) {
+        Ok(model) => model,
+        Err(stop) if config.service.endpoints.len() > 1 => {
+            print(&format!("model          --   {}", stop.message))?;
+            return Ok(Some(stop));
+        }
+        Err(stop) => return Err(stop),
+    };
+    print(&format!("model          ok   {model} ({} available)", names.len()))?;
+    complete(config, &client, dialect, &model).await?;
+    Ok(None)
+}
+
+async fn resolve(endpoint: &EndpointConfig) -> Result<(), Stop> {
+    let url = &endpoint.base_url;
     let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(443));
     if let Some(proxy) = proxy_of(url.scheme()) {
         return print(&format!("name           --   left to the proxy {proxy}"));
@@ -66,7 +89,7 @@ fn proxy_of(scheme: &str) -> Option<String> {
     )
 }
 
-async fn connect(config: &Config, client: &ApiClient) -> Result<Dialect, Stop> {
+async fn connect(endpoint: &EndpointConfig, client: &ApiClient) -> Result<Dialect, Stop> {
     let began = Instant::now();
     let asked = async {
         let mut reply = client.get(Page::Version).await?;
@@ -80,11 +103,11 @@ async fn connect(config: &Config, client: &ApiClient) -> Result<Dialect, Stop> {
         other => Stop::new(Exit::Resumable, format!("cannot connect: {other}"))
             .way_out("see whether the service is up, and whether this machine may reach it (firewall, https_proxy)"),
     })?;
-    let secure = if config.service.base_url.scheme() == "https" { "TLS" } else { "plain http" };
+    let secure = if endpoint.base_url.scheme() == "https" { "TLS" } else { "plain http" };
     print(&format!("connection     ok   {secure}, {} ms", began.elapsed().as_millis()))?;
     let found = Dialect::of_version_reply(status, &body);
-    let dialect = config.service.dialect.unwrap_or(found);
-    let how = match config.service.dialect {
+    let dialect = endpoint.dialect.unwrap_or(found);
+    let how = match endpoint.dialect {
         Some(_) => "as configured".to_owned(),
         None => format!("found by GET /version: HTTP {status}"),
     };

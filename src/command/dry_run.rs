@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::exit::{Exit, Stop};
 use crate::filter::reader::{self, End, Found, Input};
 use crate::filter::{open_sources, split};
+use crate::line::chat::Chat;
 use crate::line::escape::for_people;
 use crate::line::fields::Fields;
 use crate::line::request::PROMPT_FIELDS;
@@ -28,7 +29,8 @@ struct Survey {
     shown: Vec<String>,
     sent: BTreeMap<String, u64>,
     kept: BTreeMap<String, u64>,
-    first_body: Option<String>,
+    /// The first request as each dialect has it; one that nobody knows yet is taken for Open WebUI's.
+    first_bodies: Vec<(Option<Dialect>, String)>,
 }
 
 /// Reads all of the input.
@@ -53,7 +55,7 @@ pub async fn run(config: Config) -> Result<Exit, Stop> {
     if let Some(error) = end.as_ref().and_then(|end| end.error.clone()) {
         return Err(Stop::new(Exit::Io, error));
     }
-    survey.print(&config, end.as_ref())?;
+    survey.print(end.as_ref())?;
     Ok(if survey.bad == 0 { Exit::Answered } else { Exit::SomeFailed })
 }
 
@@ -75,7 +77,7 @@ impl Survey {
         }
     }
 
-    fn good_line(&mut self, config: &Config, content: &[u8], mut request: Request) {
+    fn good_line(&mut self, config: &Config, content: &[u8], request: Request) {
         let form = match request.form {
             Form::Chat => "chat object",
             Form::Prompt => "prompt object",
@@ -102,15 +104,12 @@ impl Survey {
                 .filter(|(name, _)| name != "prompt" && !PROMPT_FIELDS.contains(&name.as_ref()))
                 .for_each(|(name, _)| count(&mut self.kept, name));
         }
-        if self.first_body.is_none() {
-            let dialect = config.service.dialect.unwrap_or(Dialect::OpenWebUi);
-            let stream = streams(&request.chat, config.service.upstream);
-            let body = render(&mut request.chat, dialect, stream);
-            self.first_body = Some(String::from_utf8_lossy(&body).into_owned());
+        if self.first_bodies.is_empty() {
+            self.first_bodies = bodies(config, &request.chat);
         }
     }
 
-    fn print(&self, config: &Config, end: Option<&End>) -> Result<(), Stop> {
+    fn print(&self, end: Option<&End>) -> Result<(), Stop> {
         let good: u64 = self.forms.values().sum();
         let read = end.map_or(0, |end| end.lines);
         print(&format!(
@@ -123,8 +122,8 @@ impl Survey {
         }
         print(&format!("fields sent: {}", list(&self.sent)))?;
         print(&format!("fields kept, not sent: {}", list(&self.kept)))?;
-        if let Some(body) = &self.first_body {
-            let dialect = config.service.dialect.map_or("open-webui, if that is what answers", Dialect::name);
+        for (dialect, body) in &self.first_bodies {
+            let dialect = dialect.map_or("open-webui, if that is what answers", Dialect::name);
             print(&format!("first request body ({dialect}):\n{}", for_people(body, BODY_CHARS_MAX)))?;
         }
         for line in &self.shown {
@@ -135,6 +134,19 @@ impl Survey {
         }
         Ok(())
     }
+}
+
+/// A request as the endpoints get it, each dialect once.
+fn bodies(config: &Config, chat: &Chat) -> Vec<(Option<Dialect>, String)> {
+    let stream = streams(chat, config.service.upstream);
+    let mut bodies: Vec<(Option<Dialect>, String)> = Vec::new();
+    for dialect in config.service.endpoints.iter().map(|endpoint| endpoint.dialect) {
+        if bodies.iter().all(|(other, _)| *other != dialect) {
+            let body = render(&mut chat.clone(), dialect.unwrap_or(Dialect::OpenWebUi), stream);
+            bodies.push((dialect, String::from_utf8_lossy(&body).into_owned()));
+        }
+    }
+    bodies
 }
 
 fn count(fields: &mut BTreeMap<String, u64>, name: &str) {

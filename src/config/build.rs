@@ -9,21 +9,22 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::certificates::certificates;
+use url::Url;
+
+use super::ceilings::limits;
 use super::daemon::daemon;
 use super::environment::Environment;
 use super::gather::{read_files, variables};
 use super::keys::Keys;
 use super::layer::Layer;
-use super::values::parse_base_url;
+use super::service::{Named, Service, service};
 use super::{
-    Action, Allowance, BASE_URL_DEFAULT, Clocks, Config, Deadline, Destination, DialectChoice, FOR_EVER, Input,
-    InputFile, JournalConfig, Limits, Order, Output, Report, Separator, Service, ShardChoice, journal_beside,
+    Action, Allowance, Clocks, Config, Daemon, Deadline, Destination, FOR_EVER, Input, InputFile, Integrity,
+    JournalConfig, Order, Output, Report, Separator, ShardChoice, journal_beside,
 };
-use crate::api::Upstream;
-use crate::api::token::TokenSource;
+use crate::api::token::KeyCommand;
 use crate::exit::Stop;
-use crate::line::escape::shown;
+use crate::line::escape::for_people;
 use crate::line::{Defaults, Format, InputForm};
 
 /// What the command line says.
@@ -33,6 +34,12 @@ pub struct Flags {
     pub action: Action,
     /// The settings that other layers can hold, too.
     pub layer: Layer,
+    /// The endpoints; none at all leaves them to the other layers.
+    pub base_urls: Vec<Url>,
+    /// The files with their keys: none, one for all of them, or one for each in the same order.
+    pub api_key_files: Vec<PathBuf>,
+    /// The command that prints their key, in the place of files.
+    pub api_key_command: Option<KeyCommand>,
     /// A configuration file that must exist.
     pub config_file: Option<PathBuf>,
     /// The inputs; `-` is standard input, and none at all means the same.
@@ -69,20 +76,19 @@ pub struct Flags {
     pub deadline: Option<Deadline>,
     /// The part of the input that is this run's own.
     pub shard: Option<ShardChoice>,
+    /// How many lines are tried first.
+    pub pilot: Option<NonZeroUsize>,
 }
 
 /// Makes the configuration: `/etc`, the user's file, the named file, the environment, then flags; the later one wins.
 ///
-/// Reads the token once, so that a key file which cannot be used stops the run before anything is sent.
+/// Reads every key file once, so that one which cannot be used stops the run before anything is sent.
 pub fn build(mut flags: Flags, environment: &Environment) -> Result<Config, Stop> {
     let files = read_files(flags.config_file.as_deref(), environment)?;
     let variables = variables(environment)?;
-    let keys = Keys {
-        flag: flags.layer.api_key_file.take(),
-        configured: files.key_file,
-        base_urls: files.base_urls.into_iter().chain(variables.base_url.clone()).collect(),
-        environment,
-    };
+    let base_urls = files.base_urls.into_iter().chain(variables.base_url.clone()).collect();
+    let keys = Keys::new(files.key, base_urls, environment);
+    let named = named(&mut flags);
     let mut settings = std::mem::take(&mut flags.layer).over(variables.over(files.settings));
     let mut warnings = files.warnings;
     let input = input(&mut flags, settings.input, environment)?;
@@ -91,10 +97,16 @@ pub fn build(mut flags: Flags, environment: &Environment) -> Result<Config, Stop
     let action = flags.action;
     let output = output(flags, settings.format, environment)?;
     let daemon = (action == Action::Daemon).then(|| daemon(&mut settings)).transpose()?;
+    let service = service(named, &mut settings, &keys, &files.ceiling, action, &mut warnings)?;
+    refuse_keys_without_service(daemon.as_ref(), &service)?;
     Ok(Config {
         action,
-        service: service(&mut settings, &keys, action)?,
-        limits: limits(&settings, files.ceiling, &mut warnings),
+        limits: limits(&settings, &service.endpoints, &files.ceiling, &mut warnings),
+        service,
+        integrity: Integrity {
+            require_model: settings.require_model.unwrap_or_default(),
+            retry_truncated: settings.retry_truncated.unwrap_or_default(),
+        },
         clocks: Clocks { deadline, ..clocks(&settings, action) },
         defaults: Defaults { model: settings.model, system: settings.system, params: settings.params },
         input,
@@ -105,36 +117,28 @@ pub fn build(mut flags: Flags, environment: &Environment) -> Result<Config, Stop
     })
 }
 
-fn service(settings: &mut Layer, keys: &Keys<'_>, action: Action) -> Result<Service, Stop> {
-    let base_url = settings.base_url.take().map_or_else(|| parse_base_url(BASE_URL_DEFAULT), Ok)?;
-    let token = match action {
-        Action::DryRun => TokenSource::None,
-        Action::Filter | Action::Check | Action::Models | Action::Daemon => keys.source_for(&base_url)?,
-    };
-    Ok(Service {
-        base_url,
-        dialect: settings.dialect.and_then(DialectChoice::dialect),
-        upstream: settings.upstream.unwrap_or(Upstream::Stream),
-        token: token.into(),
-        ca_certificates_pem: certificates(settings.ca_cert.as_deref().unwrap_or_default())?,
-    })
+/// What the command line says of the service. Its dialect and rates win over those of a table, so they are told apart.
+fn named(flags: &mut Flags) -> Named {
+    Named {
+        base_urls: std::mem::take(&mut flags.base_urls),
+        key_files: std::mem::take(&mut flags.api_key_files),
+        key_command: flags.api_key_command.take(),
+        dialect: flags.layer.dialect,
+        rate: flags.layer.rate.clone(),
+        tokens_per_min: flags.layer.tokens_per_min,
+    }
 }
 
-fn limits(settings: &Layer, ceiling: Option<(NonZeroUsize, PathBuf)>, warnings: &mut Vec<String>) -> Limits {
-    let default = Limits::default();
-    let mut concurrency = settings.concurrency.unwrap_or(default.concurrency);
-    if let Some((ceiling, path)) = ceiling.filter(|(ceiling, _)| *ceiling < concurrency) {
-        if settings.concurrency.is_some() {
-            let path = shown(&path);
-            warnings.push(format!("concurrency lowered from {concurrency} to {ceiling}, the limit in {path}"));
-        }
-        concurrency = ceiling;
-    }
-    Limits {
-        concurrency,
-        line_bytes_max: settings.max_line_bytes.unwrap_or(default.line_bytes_max),
-        window_bytes_max: settings.window_bytes.unwrap_or(default.window_bytes_max),
-        reply_bytes_max: settings.max_reply_bytes.unwrap_or(default.reply_bytes_max),
+/// An owner's key belongs to one service: with several nobody could say which one it may be sent to.
+fn refuse_keys_without_service(daemon: Option<&Daemon>, service: &Service) -> Result<(), Stop> {
+    let endpoints = service.endpoints.len();
+    match daemon.and_then(|daemon| daemon.owners.first()).filter(|_| endpoints > 1) {
+        None => Ok(()),
+        Some(owner) => Err(Stop::config(format!(
+            "[owner.{}] names a key for one endpoint, and there are {endpoints}",
+            for_people(&owner.name, 64)
+        ))
+        .way_out("keep one endpoint, or take the [owner.NAME] tables out: then the daemon's own keys pay for all")),
     }
 }
 
@@ -168,7 +172,8 @@ fn input(flags: &mut Flags, form: Option<InputForm>, environment: &Environment) 
         files.push(InputFile::Stdin);
     }
     let shard = flags.shard.map(|shard| shard.resolve(environment)).transpose()?;
-    Ok(Input { files, form: form.unwrap_or(InputForm::Json), separator: flags.separator, shard })
+    let form = form.unwrap_or(InputForm::Json);
+    Ok(Input { files, form, separator: flags.separator, shard, pilot: flags.pilot })
 }
 
 fn output(flags: Flags, format: Option<Format>, environment: &Environment) -> Result<Output, Stop> {

@@ -26,10 +26,16 @@ const KEYS: &[&str] = &[
     "dialect",
     "upstream",
     "concurrency",
+    "fixed",
+    "rate",
+    "tokens_per_min",
     "api_key_file",
+    "api_key_command",
     "ca_cert",
     "format",
     "input",
+    "require_model",
+    "retry_truncated",
     "max_line_bytes",
     "window_bytes",
     "max_reply_bytes",
@@ -45,6 +51,16 @@ const KEYS: &[&str] = &[
     "timeouts.drain",
     "limits",
     "limits.concurrency",
+    "limits.rate",
+    "limits.tokens_per_min",
+    "endpoint",
+    "endpoint.base_url",
+    "endpoint.api_key_file",
+    "endpoint.api_key_command",
+    "endpoint.dialect",
+    "endpoint.concurrency",
+    "endpoint.rate",
+    "endpoint.tokens_per_min",
     "daemon",
     "daemon.spool",
     "daemon.recursive",
@@ -84,14 +100,30 @@ pub fn load(path: &Path, home: Option<&Path>) -> Result<Option<Layer>, Stop> {
     }
     let text = std::str::from_utf8(&bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
     let mut layer: Layer = parse_toml(text, path, KEYS)?;
+    refuse_two_of_one(&layer, path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let key_files = layer.owner.values_mut().filter_map(|owner| owner.api_key_file.as_mut());
+    let owners = layer.owner.values_mut().filter_map(|owner| owner.api_key_file.as_mut());
+    let endpoints = layer.endpoint.iter_mut().filter_map(|endpoint| endpoint.api_key_file.as_mut());
     let own = layer.api_key_file.iter_mut().chain(layer.ca_cert.iter_mut().flatten());
-    for file in own.chain(layer.daemon.paths_mut()).chain(key_files) {
+    for file in own.chain(layer.daemon.paths_mut()).chain(endpoints).chain(owners) {
         *file = resolved(file, folder, home);
     }
     layer.owner.values_mut().for_each(|owner| owner.origin = path.to_owned());
     Ok(Some(layer))
+}
+
+/// Refuses a file that names one thing in two ways: nobody could say which one is meant.
+fn refuse_two_of_one(layer: &Layer, path: &Path) -> Result<(), Stop> {
+    let of_layer = (layer.api_key_file.is_some(), layer.api_key_command.is_some());
+    let of_tables =
+        layer.endpoint.iter().map(|endpoint| (endpoint.api_key_file.is_some(), endpoint.api_key_command.is_some()));
+    let has_two_keys = std::iter::once(of_layer).chain(of_tables).any(|both| both == (true, true));
+    let two = match () {
+        () if has_two_keys => "`api_key_file` and `api_key_command`",
+        () if layer.base_url.is_some() && !layer.endpoint.is_empty() => "`base_url` and [[endpoint]]",
+        () => return Ok(()),
+    };
+    Err(Stop::config(format!("{}: {two} are two ways to say the same", shown(path))).way_out("keep one of the two"))
 }
 
 fn resolved(file: &Path, folder: &Path, home: Option<&Path>) -> PathBuf {
@@ -135,6 +167,10 @@ fn unknown_key(table: &DeTable<'_>, prefix: &str, known: &str, keys: &[&str]) ->
             DeValue::Table(inner) if name != "params" => {
                 unknown_key(inner, &format!("{name}."), &format!("{known}."), keys)
             }
+            DeValue::Array(items) => items.iter().find_map(|item| match item.get_ref() {
+                DeValue::Table(inner) => unknown_key(inner, &format!("{name}."), &format!("{known}."), keys),
+                _ => None,
+            }),
             _ => None,
         }
     })
@@ -143,10 +179,15 @@ fn unknown_key(table: &DeTable<'_>, prefix: &str, known: &str, keys: &[&str]) ->
 fn unknown(key: &str, path: &Path, line: usize, keys: &[&str]) -> Stop {
     const KEY_CHARS_MAX: usize = 60;
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().replace('-', "_");
-    let likeness = |known: &str| strsim::jaro_winkler(&last(key), &last(known)).max(strsim::jaro_winkler(key, known));
-    let nearest = keys.iter().copied().max_by(|left, right| likeness(left).total_cmp(&likeness(right)));
-    let nearest = nearest.unwrap_or_default();
+    let whole = |known: &str| strsim::jaro_winkler(key, known);
+    let likeness = |known: &str| strsim::jaro_winkler(&last(key), &last(known)).max(whole(known));
+    // Several tables have keys of one name: then the table tells.
+    let compare = |left: &str, right: &str| {
+        likeness(left).total_cmp(&likeness(right)).then_with(|| whole(left).total_cmp(&whole(right)))
+    };
+    let nearest = keys.iter().copied().max_by(|left, right| compare(left, right)).unwrap_or_default();
     let nearest = match nearest.rsplit_once('.') {
+        Some(("endpoint", name)) => format!("`{name}` in [[endpoint]]"),
         Some((table, name)) => format!("`{name}` in [{table}]"),
         None => format!("`{nearest}`"),
     };

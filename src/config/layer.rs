@@ -4,7 +4,7 @@
 //! Refuses to know which layer wins. No error repeats a URL, for a key may stand there in the wrong place.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,11 +12,13 @@ use serde::de::{Deserialize, Deserializer, Error};
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::DialectChoice;
+use super::ceilings::Ceilings;
 use super::daemon::{DaemonLayer, OwnerLayer};
+use super::endpoint::EndpointLayer;
 use super::values::{check_param_key, parse_base_url, parse_bytes, parse_duration};
+use super::{DialectChoice, Rate};
 use crate::api::Upstream;
-use crate::api::token::looks_like_key;
+use crate::api::token::{KeyCommand, looks_like_key};
 use crate::exit::Stop;
 use crate::line::{Format, InputForm};
 
@@ -36,12 +38,20 @@ pub struct Layer {
     pub dialect: Option<DialectChoice>,
     pub upstream: Option<Upstream>,
     pub concurrency: Option<NonZeroUsize>,
+    pub fixed: Option<bool>,
+    #[serde(deserialize_with = "rates")]
+    pub rate: Option<Vec<Rate>>,
+    pub tokens_per_min: Option<NonZeroU64>,
     #[serde(deserialize_with = "key_file")]
     pub api_key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "key_command")]
+    pub api_key_command: Option<KeyCommand>,
     #[serde(deserialize_with = "one_or_more")]
     pub ca_cert: Option<Vec<PathBuf>>,
     pub format: Option<Format>,
     pub input: Option<InputForm>,
+    pub require_model: Option<bool>,
+    pub retry_truncated: Option<bool>,
     #[serde(deserialize_with = "bytes")]
     pub max_line_bytes: Option<usize>,
     #[serde(deserialize_with = "bytes")]
@@ -58,6 +68,7 @@ pub struct Layer {
     pub params: Params,
     pub timeouts: Timeouts,
     pub limits: Ceilings,
+    pub endpoint: Vec<EndpointLayer>,
     pub daemon: DaemonLayer,
     pub owner: BTreeMap<String, OwnerLayer>,
 }
@@ -79,30 +90,32 @@ pub struct Timeouts {
     pub drain: Option<Duration>,
 }
 
-/// The `[limits]` of a layer: what no later layer can raise.
-#[derive(Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Ceilings {
-    /// The highest concurrency.
-    pub concurrency: Option<NonZeroUsize>,
-}
-
 impl Layer {
-    /// This layer on top of another: what it leaves open is the other's; parameters are replaced one by one.
+    /// This layer on top of another: what it leaves open is the other's; parameters are replaced one by one, the service
+    /// and its key each as a whole.
     pub fn over(self, lower: Layer) -> Layer {
         let mut owner = lower.owner;
         owner.extend(self.owner);
+        let names_service = self.base_url.is_some() || !self.endpoint.is_empty();
+        let names_key = self.api_key_file.is_some() || self.api_key_command.is_some();
         Layer {
-            base_url: self.base_url.or(lower.base_url),
+            base_url: if names_service { self.base_url } else { lower.base_url },
+            endpoint: if names_service { self.endpoint } else { lower.endpoint },
             model: self.model.or(lower.model),
             system: self.system.or(lower.system),
             dialect: self.dialect.or(lower.dialect),
             upstream: self.upstream.or(lower.upstream),
             concurrency: self.concurrency.or(lower.concurrency),
-            api_key_file: self.api_key_file.or(lower.api_key_file),
+            fixed: self.fixed.or(lower.fixed),
+            rate: self.rate.or(lower.rate),
+            tokens_per_min: self.tokens_per_min.or(lower.tokens_per_min),
+            api_key_file: if names_key { self.api_key_file } else { lower.api_key_file },
+            api_key_command: if names_key { self.api_key_command } else { lower.api_key_command },
             ca_cert: self.ca_cert.or(lower.ca_cert),
             format: self.format.or(lower.format),
             input: self.input.or(lower.input),
+            require_model: self.require_model.or(lower.require_model),
+            retry_truncated: self.retry_truncated.or(lower.retry_truncated),
             max_line_bytes: self.max_line_bytes.or(lower.max_line_bytes),
             window_bytes: self.window_bytes.or(lower.window_bytes),
             max_reply_bytes: self.max_reply_bytes.or(lower.max_reply_bytes),
@@ -111,7 +124,7 @@ impl Layer {
             max_retry_delay: self.max_retry_delay.or(lower.max_retry_delay),
             params: params_over(self.params, lower.params),
             timeouts: self.timeouts.over(lower.timeouts),
-            limits: Ceilings { concurrency: self.limits.concurrency.or(lower.limits.concurrency) },
+            limits: self.limits.over(lower.limits),
             daemon: self.daemon.over(lower.daemon),
             owner,
         }
@@ -141,8 +154,12 @@ impl Timeouts {
 }
 
 fn base_url<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Url>, D::Error> {
+    base_url_itself(input).map(Some)
+}
+
+pub(super) fn base_url_itself<'de, D: Deserializer<'de>>(input: D) -> Result<Url, D::Error> {
     let stop = |stop: Stop| D::Error::custom(stop.to_string().replace('\n', "; "));
-    parse_base_url(&String::deserialize(input)?).map(Some).map_err(stop)
+    parse_base_url(&String::deserialize(input)?).map_err(stop)
 }
 
 /// A text that is not blank.
@@ -160,6 +177,26 @@ pub(super) fn key_file<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Pat
         )),
         text => Ok(text.map(PathBuf::from)),
     }
+}
+
+pub(super) fn key_command<'de, D: Deserializer<'de>>(input: D) -> Result<Option<KeyCommand>, D::Error> {
+    let cause = |cause| D::Error::custom(format!("api_key_command: {cause}"));
+    KeyCommand::new(&String::deserialize(input)?).map(Some).map_err(cause)
+}
+
+pub(super) fn rates<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Rate>>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged, expecting = "expected a rate such as \"60/min\", or a list of rates")]
+    enum Rates {
+        One(String),
+        More(Vec<String>),
+    }
+    let texts = match Rates::deserialize(input)? {
+        Rates::One(text) => vec![text],
+        Rates::More(texts) => texts,
+    };
+    let rates = texts.iter().map(|text| text.parse().map_err(D::Error::custom));
+    rates.collect::<Result<_, _>>().map(Some)
 }
 
 pub(super) fn one_or_more<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<PathBuf>>, D::Error> {

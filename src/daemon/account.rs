@@ -19,19 +19,21 @@ pub struct Account {
     /// Its place among the accounts; 0 is the daemon's own.
     pub place: usize,
     owner: Option<Owner>,
-    client: RefCell<Option<Rc<ApiClient>>>,
+    /// The transports that send its key, one for each endpoint.
+    clients: RefCell<Option<Rc<[ApiClient]>>>,
 }
 
 impl Account {
     /// The daemon's account, and those of the owners that the configuration names. Fails when the daemon's own cannot
     /// be used; an owner's is tried when it is needed.
     pub fn all(config: &Config) -> Result<Vec<Self>, Stop> {
-        let own = Self { place: 0, owner: None, client: RefCell::new(Some(Rc::new(connection::client(config)?))) };
+        let clients = RefCell::new(Some(connection::clients(config)?.into()));
+        let own = Self { place: 0, owner: None, clients };
         let owners = config.daemon.iter().flat_map(|daemon| &daemon.owners).cloned();
         let others = owners.enumerate().map(|(place, owner)| Self {
             place: place + 1,
             owner: Some(owner),
-            client: RefCell::default(),
+            clients: RefCell::default(),
         });
         Ok(std::iter::once(own).chain(others).collect())
     }
@@ -41,24 +43,28 @@ impl Account {
         self.owner.as_ref().map(|owner| owner.name.as_str())
     }
 
-    /// The transport that sends this account's key. The error names the key file.
-    pub fn client(&self, config: &Config) -> Result<Rc<ApiClient>, Stop> {
-        if let Some(client) = &*self.client.borrow() {
-            return Ok(Rc::clone(client));
+    /// The transports that send this account's key, one for each endpoint. The error names the key file.
+    pub fn clients(&self, config: &Config) -> Result<Rc<[ApiClient]>, Stop> {
+        if let Some(clients) = &*self.clients.borrow() {
+            return Ok(Rc::clone(clients));
         }
-        let Some(owner) = &self.owner else { return Ok(Rc::new(connection::client(config)?)) };
+        let Some(owner) = &self.owner else { return Ok(connection::clients(config)?.into()) };
         let token = TokenSource::File(TokenFile::new(owner.api_key_file.clone(), FileRule::OwnerOnly));
         let settings = Settings { token: Arc::new(token), ..connection::settings(config) };
         let client = ApiClient::new(settings)
             .map_err(|message| Stop::config(message).way_out("mend the key file: it is read again soon"))?;
-        let client = Rc::new(client);
-        *self.client.borrow_mut() = Some(Rc::clone(&client));
-        Ok(client)
+        let clients: Rc<[ApiClient]> = Rc::new([client]);
+        *self.clients.borrow_mut() = Some(Rc::clone(&clients));
+        Ok(clients)
     }
 
     /// Reads the key again; whether it is another one, or can be used now.
     pub fn has_new_key(&self, config: &Config) -> bool {
-        let client = self.client.borrow().clone();
-        client.map_or_else(|| self.client(config).is_ok(), |client| client.renew_token() == Ok(true))
+        let clients = self.clients.borrow().clone();
+        let renew = |clients: Rc<[ApiClient]>| {
+            // Each of them reads its own key again, whatever the others found.
+            clients.iter().filter(|client| client.renew_token() == Ok(true)).count() > 0
+        };
+        clients.map_or_else(|| self.clients(config).is_ok(), renew)
     }
 }

@@ -19,7 +19,7 @@ use super::status::DaemonState;
 use super::supervision::{Supervision, Watchdog};
 use super::{Inbox, Outside};
 use crate::api::Dialect;
-use crate::config::{Config, Daemon, OwnerCaps};
+use crate::config::{Config, Daemon, EndpointConfig, OwnerCaps};
 use crate::engine::{Delta, Event, Fit, Halt, Key, Mode, Room, Slot, Work};
 use crate::exit::{Exit, Stop};
 use crate::line::{Outcome, Request};
@@ -188,11 +188,11 @@ impl Desk {
         match (self.outside.read)() {
             Ok(mut config) => {
                 let before = self.shared.config();
-                if config.service.base_url != before.service.base_url || lasting(&config) != lasting(&before) {
-                    tracing::warn!("base URL, owners, spools and how these are scanned change only by a restart");
+                if places(&config) != places(&before) || lasting(&config) != lasting(&before) {
+                    tracing::warn!("endpoints, owners, spools and how these are scanned change only by a restart");
                 }
                 // A key belongs to one service and to one owner.
-                config.service.base_url = before.service.base_url.clone();
+                config.service.endpoints = before.service.endpoints.clone();
                 config.daemon = config.daemon.as_ref().zip(before.daemon.as_ref()).map(|(now, before)| Daemon {
                     open_files_max: now.open_files_max,
                     file_bytes_max: now.file_bytes_max,
@@ -309,6 +309,15 @@ fn slept() -> Duration {
         Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
     };
     clock(ClockId::Boottime).saturating_sub(clock(ClockId::Monotonic))
+}
+
+/// The endpoints, and what holds there; fixed for as long as the daemon runs, too.
+fn places(config: &Config) -> Vec<impl PartialEq> {
+    let place = |endpoint: &EndpointConfig| {
+        let EndpointConfig { base_url, dialect, concurrency, rates, tokens_per_minute, .. } = endpoint.clone();
+        (base_url, dialect, concurrency, rates, tokens_per_minute)
+    };
+    config.service.endpoints.iter().map(place).collect()
 }
 
 /// What is fixed for as long as the daemon runs.

@@ -284,11 +284,11 @@ impl Daemon {
         let mut wait = HALT_WAIT_MIN;
         while self.shutdown.level() == Level::Running && !self.desk.borrow_mut().has_drained() {
             let began = Instant::now();
-            let halt = match account.client(&self.shared.config()) {
-                Ok(client) => {
+            let halt = match account.clients(&self.shared.config()) {
+                Ok(clients) => {
                     self.desk.borrow_mut().begin(account.place);
                     let mut front = Front { desk: &self.desk, account: account.place };
-                    let endpoints = self.endpoints(&client);
+                    let endpoints = self.endpoints(&clients);
                     match engine::run(self.settings(), endpoints, &mut front, &self.shutdown).await {
                         engine::Ended::Halted(halt) => halt,
                         _ => return,
@@ -309,10 +309,12 @@ impl Daemon {
         }
     }
 
-    fn endpoints<'c>(&self, client: &'c ApiClient) -> Vec<engine::Endpoint<'c, ApiClient>> {
-        let mut endpoints = connection::endpoints(&self.shared.config(), client);
+    fn endpoints<'c>(&self, clients: &'c [ApiClient]) -> Vec<engine::Endpoint<'c, ApiClient>> {
+        let mut endpoints = connection::endpoints(&self.shared.config(), clients);
         let found = self.desk.borrow().dialect();
-        endpoints.iter_mut().for_each(|endpoint| endpoint.dialect = endpoint.dialect.or(found));
+        if let [only] = &mut endpoints[..] {
+            only.dialect = only.dialect.or(found);
+        }
         endpoints
     }
 

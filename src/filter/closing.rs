@@ -90,7 +90,7 @@ impl Closing<'_> {
             Ended::Complete => Ok(self.judge_failures()),
             Ended::Halted(halt)
                 if halt.cause == HaltCause::TokenRejected
-                    && matches!(*self.config.service.token, TokenSource::None) =>
+                    && self.config.service.endpoints.iter().all(|one| matches!(*one.token, TokenSource::None)) =>
             {
                 Err(Stop::new(Exit::TokenRejected, "the service wants a key, and none was given")
                     .way_out("put it into ANVILGPT_API_KEY, or into a file that --api-key-file names"))

@@ -67,7 +67,7 @@ struct Stage {
     /// The inputs once more, when all of them can be read a second time.
     files: Option<Vec<File>>,
     failed_lines: Option<FailedLines>,
-    client: ApiClient,
+    clients: Vec<ApiClient>,
     shutdown: Shutdown,
     reporter: Reporter,
 }
@@ -76,7 +76,7 @@ impl Stage {
     fn set(config: Config) -> Result<Self, Stop> {
         let sources = open_sources(&config)?;
         let failed_lines = create_failed(&config)?;
-        let client = connection::client(&config)?;
+        let clients = connection::clients(&config)?;
         let shutdown = Shutdown::default();
         listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
         let files = regular_files(&sources);
@@ -86,7 +86,7 @@ impl Stage {
         if let Some(warning) = expiry_warning(&config, SystemTime::now()) {
             reporter.warn(&warning);
         }
-        Ok(Self { config, sources, files, failed_lines, client, shutdown, reporter })
+        Ok(Self { config, sources, files, failed_lines, clients, shutdown, reporter })
     }
 
     /// Lines of the whole input that are not blank, when it can be read a second time.
@@ -118,11 +118,11 @@ async fn run_plain(mut stage: Stage) -> Result<Exit, Stop> {
     let window = Window::new(config.output.order, window_lines_max(config), config.limits.window_bytes_max);
     let failed_lines = stage.failed_lines.take();
     let mut filter = Filter::new(style(config), Intake::new(input), window, writer, failed_lines, ledger(&stage));
-    let endpoints = connection::endpoints(config, &stage.client);
+    let endpoints = connection::endpoints(config, &stage.clients);
     let ended = engine::run(engine_settings(config), endpoints, &mut filter, &stage.shutdown).await;
     let rest = filter.finish();
     if matches!(rest.why, Some(Why::NoModel)) {
-        return Err(connection::no_model(&stage.client).await);
+        return Err(connection::no_model(&stage.clients).await);
     }
     close_plain(&stage, &ended, rest).await
 }
@@ -159,8 +159,8 @@ async fn close_plain(stage: &Stage, ended: &engine::Ended, rest: PlainRest) -> R
 
 /// What a token's own expiry says, when it is near or past. The token is read, not verified.
 fn expiry_warning(config: &Config, now: SystemTime) -> Option<String> {
-    let secret = config.service.token.read().ok()??;
-    let expiry = jwt_expiry(&secret)?;
+    let expiries = config.service.endpoints.iter().filter_map(|endpoint| jwt_expiry(&endpoint.token.read().ok()??));
+    let expiry = expiries.min()?;
     let way_out = "get a new one from the web page of the service (Settings, Account)";
     match expiry.duration_since(now) {
         Err(_) => Some(format!("the token has expired, it says; {way_out}")),
@@ -260,8 +260,11 @@ pub fn engine_settings(config: &Config) -> engine::Settings {
     engine::Settings {
         concurrency: config.limits.concurrency.get(),
         upstream: config.service.upstream,
-        adapts: false,
-        integrity: engine::Integrity::default(),
+        adapts: !config.limits.fixed,
+        integrity: engine::Integrity {
+            require_model: config.integrity.require_model,
+            retry_truncated: config.integrity.retry_truncated,
+        },
         // What a journal answers needs no service.
         asks_at_once: config.output.journal.is_none(),
         clocks: engine::Clocks {

@@ -112,8 +112,8 @@ fn options(wish: &JournalConfig, settings: &Settings) -> Result<Options, Stop> {
 fn settings(config: &Config) -> Settings {
     let defaults = &config.defaults;
     Settings {
-        base_url: config.service.base_url.as_str().to_owned(),
-        dialect: config.service.dialect.map(|dialect| dialect.name().to_owned()),
+        base_url: config.service.first().base_url.as_str().to_owned(),
+        dialect: config.service.first().dialect.map(|dialect| dialect.name().to_owned()),
         model: defaults.model.clone(),
         system: defaults.system.clone(),
         params: defaults.params.iter().map(|(name, value)| (name.clone(), value.get().to_owned())).collect(),
@@ -153,12 +153,12 @@ impl Run {
         let parts = self.parts(Intake::new(input), guard, known).await?;
         let stage = &self.stage;
         let mut mode = Journaled::new(parts, ledger(stage));
-        let endpoints = connection::endpoints(&stage.config, &stage.client);
+        let endpoints = connection::endpoints(&stage.config, &stage.clients);
         let ended = engine::run(engine_settings(&stage.config), endpoints, &mut mode, &stage.shutdown).await;
         let rest = mode.finish(self.closing().patience()).await;
         if matches!(rest.why, Some(Why::NoModel)) {
             self.journal = Some(rest.journal);
-            return Err(connection::no_model(&self.stage.client).await);
+            return Err(connection::no_model(&self.stage.clients).await);
         }
         self.end(ended, rest, second).await
     }

@@ -75,14 +75,19 @@ fn settings(config: &Config) -> Value {
         .iter()
         .map(|(name, value)| (name.clone(), serde_json::from_str(value.get()).unwrap_or(Value::Null)))
         .collect();
-    json!({
-        "base_url": config.service.base_url.as_str(),
+    let endpoints = &config.service.endpoints;
+    let mut settings = json!({
+        "base_url": config.service.first().base_url.as_str(),
         "model": config.defaults.model,
         "system": config.defaults.system,
         "params": params,
         "concurrency": config.limits.concurrency.get(),
         "upstream": format!("{:?}", config.service.upstream).to_lowercase(),
-    })
+    });
+    if endpoints.len() > 1 {
+        settings["base_urls"] = endpoints.iter().map(|endpoint| endpoint.base_url.as_str()).collect();
+    }
+    settings
 }
 
 fn name(input: &InputFile) -> String {

@@ -27,6 +27,8 @@ pub const MODEL: &str = "llama3.1:latest";
 pub const KEY: &str = "sk-tests";
 /// A process that runs longer is killed, and its test fails.
 const PROCESS_TIME_MAX: Duration = Duration::from_secs(90);
+/// How long the last words of a process may take from its end to whoever reads them.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(300);
 /// Between two looks at something that changes on its own.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -392,14 +394,13 @@ impl Live {
     /// Waits until standard error holds this text.
     pub fn wait_for_stderr(&mut self, text: &str) {
         let began = Instant::now();
-        loop {
-            // What it said last may be read only after its end was seen.
-            let has_ended = self.try_wait().is_some();
-            if self.stderr().contains(text) {
-                return;
-            }
-            if !has_ended && self.try_wait().is_some() {
-                continue;
+        while !self.stderr().contains(text) {
+            if self.try_wait().is_some() {
+                // What it said last may be read a little after its end was seen.
+                std::thread::sleep(LAST_WORDS_MAX);
+                if self.stderr().contains(text) {
+                    return;
+                }
             }
             self.still_waiting(began, &format!("{text:?} on standard error"));
         }

@@ -28,6 +28,17 @@ fn misuse_is_refused_with_64_and_a_way_out() {
         &["check", "--dry-run"],
         &["--dry-run", "check"],
         &["-j", "2", "models"],
+        &["--rate", "many"],
+        &["--rate", "0/min"],
+        &["--tokens-per-min", "0"],
+        &["--pilot", "0"],
+        &["--pilot", "5", "--dry-run"],
+        &["--pilot", "5", "check"],
+        &["check", "--rate", "5/min"],
+        &["--fixed", "models"],
+        &["--api-key-command", ""],
+        &["--api-key-command", "a", "--api-key-command", "b"],
+        &["--api-key-command", "a", "--api-key-file", "b"],
     ] {
         refused(line);
     }
@@ -55,6 +66,9 @@ fn a_key_on_the_command_line_is_refused_and_not_repeated() {
         &["sk-hidden"],
         &["check", "--api-key=hidden"],
         &["--nonsense=sk-hidden"],
+        &["--api-key-command", "echo sk-hidden"],
+        &["--api-key-command=KEY='sk-hidden' printenv KEY"],
+        &["models", "--api-key-command", "printf %s sk-hidden"],
     ] {
         let shown = refused(line);
         assert!(shown.contains("never put a key on the command line"), "{line:?}: {shown}");
@@ -62,6 +76,23 @@ fn a_key_on_the_command_line_is_refused_and_not_repeated() {
         assert!(shown.contains("ANVILGPT_API_KEY") && shown.contains("--api-key-file FILE"), "{shown}");
     }
     parsed(&["--api-key-file", "./sk-file", "--auth-wait", "1s"]).unwrap();
+    parsed(&["--api-key-command", "pass show anvilgpt"]).unwrap();
+}
+
+#[test]
+fn key_files_are_one_for_all_base_urls_or_one_for_each() {
+    let shown = |line: &[&str]| {
+        let stop = task(line, &nothing_around()).unwrap_err();
+        assert!(stop.exit == Exit::Usage && stop.way_out.is_some(), "{line:?}: {stop}");
+        stop.to_string()
+    };
+    let (first, second) = ("--base-url=http://localhost:1", "--base-url=http://localhost:2");
+    let (a, b, c) = ("--api-key-file=a", "--api-key-file=b", "--api-key-file=c");
+    for line in [&[first, second, a, b, c][..], &[first, a, b], &[a, b]] {
+        let shown = shown(line);
+        assert!(shown.contains("one for each of them in the same order"), "{line:?}: {shown}");
+    }
+    assert!(shown(&[first, first]).contains("twice"));
 }
 
 #[test]

@@ -38,10 +38,12 @@ fn help_of_a_daemon_states_the_real_defaults() {
     has("log-format", format!("{:?}", daemon.log_format).to_lowercase());
     has("concurrency", Limits::default().concurrency.to_string());
     has("drain-timeout", format!("{}s", Clocks::default().drain.as_secs()));
-    for told in ["--base-url", "--api-key-file", "--upstream", "--chunk-timeout", "--param", "--merge"] {
+    for told in ["--base-url", "--api-key-file", "--upstream", "--chunk-timeout", "--param", "--merge", "--rate"] {
         assert!(long.contains(told), "{told}");
     }
-    assert!(!long.contains("--max-outage") && !long.contains("--deadline"), "{long}");
+    for untold in ["--max-outage", "--deadline", "--pilot"] {
+        assert!(!long.contains(untold), "{untold}");
+    }
 }
 
 #[test]
@@ -76,7 +78,8 @@ fn every_flag_of_a_daemon_arrives() {
         &["--max-file-bytes", "1M", "--max-owner-files", "10", "--max-owner-bytes", "2M", "--max-owner-lines", "11"],
         &["--retain", "7d", "--log-format", "json", "-m", "llama", "-s", "short", "-p", "seed=1"],
         &["--format", "raw", "-j", "12", "--max-line-bytes", "3M", "--max-retry-delay", "8s", "--drain-timeout", "7s"],
-        &["--chunk-timeout", "5s", "--upstream", "whole", "-v"],
+        &["--chunk-timeout", "5s", "--upstream", "whole", "-v", "--require-model", "--retry-truncated", "--fixed"],
+        &["--rate", "60/min", "--rate", "1000/h", "--tokens-per-min", "5000", "--base-url", "http://localhost:2"],
     ];
     let config = daemon_config(&line.concat(), "max_outage = '1s'\nauth_wait = '1s'").unwrap();
     assert_eq!(
@@ -108,6 +111,11 @@ fn every_flag_of_a_daemon_arrives() {
     assert_eq!((config.defaults.model.as_deref(), config.defaults.system.as_deref()), (Some("llama"), Some("short")));
     assert_eq!(config.defaults.params.len(), 1);
     assert_eq!((config.output.format, config.service.upstream), (Some(Format::Raw), Upstream::Whole));
+    assert!(config.limits.fixed && config.integrity.require_model && config.integrity.retry_truncated);
+    assert_eq!(config.service.endpoints.len(), 2);
+    for endpoint in &config.service.endpoints {
+        assert_eq!((endpoint.rates.len(), endpoint.tokens_per_minute), (2, Some(5000)));
+    }
     assert_eq!(config.report.verbosity, Verbosity::Verbose);
 }
 
@@ -142,6 +150,12 @@ fn a_daemon_that_cannot_be_is_refused_with_its_way_out() {
         (&[][..], "", Exit::Usage, "add --spool DIR"),
         (&["--spool", "/none/at/all"], "", Exit::Config, "mkdir -p /none/at/all"),
         (&["--spool", "/tmp"], "format = 'events'", Exit::Usage, "a daemon keeps whole answers"),
+        (
+            &["--spool", "/tmp", "--base-url=http://localhost:2"],
+            "[owner.root]\napi_key_file = 'k'",
+            Exit::Config,
+            "[owner.root] names a key for one endpoint, and there are 2",
+        ),
         (&["--spool", "/tmp"], "[owner.nobody-of-that-name]\napi_key_file = 'k'", Exit::Config, "[owner.nobody-of"),
     ] {
         let stop = daemon_config(line, file).unwrap_err();
@@ -187,6 +201,7 @@ fn a_daemon_says_why_it_does_not_take_what_a_run_takes() {
         (&["daemon", "--spool", "d", "--shard", "1/2"], "one daemon"),
         (&["daemon", "--spool", "d", "--deadline", "1h"], "--once"),
         (&["daemon", "--spool", "d", "--dry-run"], "--dry-run FILE"),
+        (&["daemon", "--spool", "d", "--pilot", "9"], "--pilot N FILE"),
         (&["daemon", "--spool", "d", "--input", "text"], "anvil.toml"),
         (&["daemon", "--spool", "d", "--format", "events"], "possible values: completion, raw, batch, text]"),
         (&["daemon", "--spool", "d", "-0"], "are lines"),

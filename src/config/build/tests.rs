@@ -4,9 +4,12 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
+use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStringExt;
 
 use super::*;
+use crate::api::Upstream;
+use crate::config::{BASE_URL_DEFAULT, DialectChoice};
 use crate::exit::Exit;
 
 struct Machine {
@@ -60,9 +63,9 @@ fn wish(concurrency: usize) -> Flags {
 #[test]
 fn with_nothing_said_the_default_service_is_meant() {
     let config = Machine::new().build(Flags::default()).unwrap();
-    assert_eq!(config.service.base_url.as_str(), BASE_URL_DEFAULT);
-    assert_eq!(config.service.url("/chat/completions"), format!("{BASE_URL_DEFAULT}/chat/completions"));
-    assert_eq!((config.service.dialect, config.service.upstream), (None, Upstream::Stream));
+    assert_eq!(config.service.first().base_url.as_str(), BASE_URL_DEFAULT);
+    assert_eq!(config.service.first().url("/chat/completions"), format!("{BASE_URL_DEFAULT}/chat/completions"));
+    assert_eq!((config.service.first().dialect, config.service.upstream), (None, Upstream::Stream));
     assert_eq!(config.warnings, Vec::<String>::new());
     assert!(!format!("{config:?}").contains("sk-"));
 }
@@ -122,6 +125,47 @@ fn the_machines_limit_can_only_be_lowered() {
 }
 
 #[test]
+fn the_machines_rates_hold_beside_every_wish_and_the_least_tokens_do() {
+    let machine = Machine::new().file("etc.toml", "[limits]\nrate = ['60/min', '1000/h']\ntokens_per_min = 500");
+    let found = |file: &str, layer: Layer| {
+        let config = machine_with(&machine, file).build(with(layer)).unwrap();
+        let endpoint = config.service.first();
+        let rates: Vec<_> = endpoint.rates.iter().map(ToString::to_string).collect();
+        (rates.join(", "), endpoint.tokens_per_minute, config.warnings)
+    };
+    let flags = |rate: &str, tokens| Layer {
+        rate: Some(vec![rate.parse().unwrap()]),
+        tokens_per_min: NonZeroU64::new(tokens),
+        ..Layer::default()
+    };
+    assert_eq!(found("", Layer::default()), ("60 per min, 1,000 per h".to_owned(), Some(500), vec![]));
+    let (rates, tokens, warnings) = found("rate = '9/s'", flags("10/s", 501));
+    assert_eq!((rates.as_str(), tokens), ("10 per s, 60 per min, 1,000 per h", Some(500)));
+    assert!(warnings[0].contains("tokens_per_min lowered from 501 to 500"), "{warnings:?}");
+    assert_eq!(found("rate = '60/min'\ntokens_per_min = 9", Layer::default()).0, "60 per min, 1,000 per h");
+    assert_eq!(found("tokens_per_min = 9", Layer::default()).1, Some(9));
+    let (_, tokens, warnings) = found("[limits]\nrate = '1/h'\ntokens_per_min = 1", Layer::default());
+    assert_eq!(tokens, Some(500));
+    assert!(warnings[0].contains("is ignored"), "{warnings:?}");
+}
+
+fn machine_with(machine: &Machine, user: &str) -> Machine {
+    let etc = fs::read_to_string(machine.path("etc.toml")).unwrap();
+    Machine::new().file("etc.toml", &etc).file(USER, user)
+}
+
+#[test]
+fn what_is_to_hold_of_answers_comes_from_files_and_flags() {
+    let machine = Machine::new().file(USER, "require_model = true\nfixed = true");
+    let config = machine.build(Flags::default()).unwrap();
+    assert_eq!(config.integrity, Integrity { require_model: true, retry_truncated: false });
+    assert_eq!((config.limits.fixed, config.limits.concurrency.get()), (true, 4));
+    let flag = with(Layer { retry_truncated: Some(true), ..Layer::default() });
+    let config = machine.build(flag).unwrap();
+    assert_eq!(config.integrity, Integrity { require_model: true, retry_truncated: true });
+}
+
+#[test]
 fn a_variable_that_is_not_utf_8_is_named_and_not_shown() {
     for name in ["ANVILGPT_MODEL", "ANVILGPT_BASE_URL", "ANVILGPT_API_KEY"] {
         let stop =
@@ -139,12 +183,12 @@ fn merge_and_events_decide_format_and_order() {
     let config = machine.build(Flags::default()).unwrap();
     assert_eq!((config.output.format, config.output.order), (Some(Format::Events), Order::Completion));
     assert_eq!(config.input.form, InputForm::Text);
-    assert_eq!(config.service.dialect, Some(crate::api::Dialect::OpenAi));
+    assert_eq!(config.service.first().dialect, Some(crate::api::Dialect::OpenAi));
     let merge = Some("answer".to_owned());
     let config = machine.build(Flags { merge, ..Flags::default() }).unwrap();
     assert_eq!((config.output.format, config.output.order), (None, Order::Input));
     let auto = Layer { dialect: Some(DialectChoice::Auto), ..Layer::default() };
-    assert_eq!(machine.build(with(auto)).unwrap().service.dialect, None);
+    assert_eq!(machine.build(with(auto)).unwrap().service.first().dialect, None);
 }
 
 #[test]

@@ -117,7 +117,7 @@ impl Spool {
         let opening = large::Opening {
             folder: self.store.job(job.folder.unwrap_or(job.id)),
             plan: Arc::clone(&job.plan),
-            base_url: config.service.base_url.as_str().to_owned(),
+            base_url: config.service.first().base_url.as_str().to_owned(),
             retry_failed: job.retry_failed,
             seeds: std::mem::take(&mut job.seeds),
             line_bytes_max: config.limits.line_bytes_max,

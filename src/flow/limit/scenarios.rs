@@ -119,7 +119,9 @@ fn three() {
                         }
                     }
                 }
-                println!("S {service_seconds:4} apart {apart:4} {sight:11?}: worst sum {sum:.3} queue {queue:.2} low {low:.3} high {high:.3}");
+                println!(
+                    "S {service_seconds:4} apart {apart:4} {sight:11?}: worst sum {sum:.3} queue {queue:.2} low {low:.3} high {high:.3}"
+                );
             }
         }
     }
@@ -144,7 +146,8 @@ fn user() {
                         it[0] += 1.0 / 12.0 * history.mean_slowdown(1, from, plan.until);
                         worst = worst.max(history.mean_slowdown(1, from, plan.until));
                         it[1] += 1.0 / 12.0 * history.queued(from, plan.until);
-                        it[2] += 1.0 / 12.0 * history.throughput(from, plan.until, |_| true) * service_seconds / slots as f64;
+                        it[2] += 1.0 / 12.0 * history.throughput(from, plan.until, |_| true) * service_seconds
+                            / slots as f64;
                     }
                     print!("  {service:?} {it:.2?} {worst:.2}");
                 }
@@ -227,7 +230,9 @@ fn trace() {
         for met in &history.met {
             if met.ended < at[1] {
                 n += 1;
-                if n % 4 == 0 { print!("{} ", met.limit); }
+                if n % 4 == 0 {
+                    print!("{} ", met.limit);
+                }
             }
         }
         println!();

@@ -95,7 +95,8 @@ impl Waiting {
         let late = seconds - floor;
         let is_low = 4.0 * late < self.slack_seconds;
         let change = if is_low { SLACK_QUANTILE - 1.0 } else { SLACK_QUANTILE };
-        self.slack_seconds = (self.slack_seconds * (1.0 + SLACK_WEIGHT * change)).clamp(SLACK_SECONDS_MIN, SLACK_SECONDS_MAX);
+        self.slack_seconds =
+            (self.slack_seconds * (1.0 + SLACK_WEIGHT * change)).clamp(SLACK_SECONDS_MIN, SLACK_SECONDS_MAX);
         Some((late - self.slack_seconds).max(0.0))
     }
 
