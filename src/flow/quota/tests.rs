@@ -105,10 +105,8 @@ proptest! {
         let mut now = BEGIN;
         let mut sent = Vec::new();
         for gap in gaps_us.iter().cycle().take(9_000) {
-            now = (now + Duration::from_micros(*gap)).max(quotas.ready_at(now, 0));
-            if quotas.ready_at(now, 0) > now {
-                now = quotas.ready_at(now, 0);
-            }
+            now += Duration::from_micros(*gap);
+            now = now.max(quotas.ready_at(now, 0));
             let booking = quotas.take(now, 0);
             quotas.settle(booking, 0);
             sent.push(now);
@@ -240,7 +238,7 @@ fn what_the_service_says_is_left_is_not_exceeded() {
     assert_eq!(quotas.ready_at(seconds(1.0), 0), BEGIN);
     let _ = quotas.take(seconds(1.0), 0);
     assert_eq!(quotas.ready_at(seconds(1.0), 0), seconds(31.0), "five were left, less three that it had not counted");
-    assert_eq!(quotas.binding(seconds(1.0)).unwrap(), "the service's own quota (5 of 60 requests left)");
+    assert_eq!(quotas.binding(seconds(1.0)).unwrap(), "the service's own quota of 60 requests");
     quotas.learn(seconds(2.0), &left(60, 5, 29), 4);
     assert_eq!(quotas.ready_at(seconds(2.0), 0), BEGIN, "later news count");
     let _ = quotas.take(seconds(2.0), 0);
@@ -262,6 +260,22 @@ fn with_nothing_in_flight_one_may_go_while_something_is_left() {
 }
 
 #[test]
+fn after_the_reset_no_more_than_the_whole_quota_goes_before_the_next_news() {
+    let mut quotas = Quotas::new(&[], None);
+    let _ = quotas.take(BEGIN, 0);
+    quotas.learn(BEGIN, &left(60, 0, 30), 0);
+    let mut send = |at: f64, often: usize| {
+        (0..often).for_each(|_| {
+            let _ = quotas.take(seconds(at), 0);
+        });
+        quotas.ready_at(seconds(at), 0)
+    };
+    assert!(send(30.0, 58) <= seconds(30.0));
+    assert_eq!(send(31.0, 1), seconds(60.0), "sixty are in flight, and none was heard of");
+    assert!(send(60.0, 0) <= seconds(60.0), "but no longer than the last reset took");
+}
+
+#[test]
 fn learned_tokens_are_spent_by_estimate() {
     let mut quotas = Quotas::new(&[], None);
     let _ = [quotas.take(BEGIN, 100), quotas.take(BEGIN, 300)];
@@ -271,7 +285,7 @@ fn learned_tokens_are_spent_by_estimate() {
     assert_eq!(quotas.ready_at(BEGIN, 601), seconds(6.0), "200 each may not be counted yet");
     let _ = quotas.take(BEGIN, 500);
     assert_eq!(quotas.ready_at(BEGIN, 101), seconds(6.0));
-    assert_eq!(quotas.binding(BEGIN).unwrap(), "the service's own quota (1,000 tokens left)");
+    assert_eq!(quotas.binding(BEGIN).unwrap(), "the service's own quota of tokens");
 }
 
 #[test]
