@@ -203,9 +203,12 @@ fn tokens_wait_for_the_minute_and_what_was_not_used_comes_back() {
     quotas.settle(first, 500);
     assert_eq!(quotas.ready_at(seconds(1.0), 500), BEGIN);
     let second = quotas.take(seconds(10.0), 100);
+    let _ = quotas.take(seconds(20.0), 0);
+    quotas.learn(seconds(25.0), &QuotaNews::default(), 0);
     quotas.settle(second, 700);
-    assert_eq!(quotas.ready_at(seconds(11.0), 1), seconds(60.6), "it cost more than was thought");
-    assert_eq!(quotas.ready_at(seconds(11.0), 400), seconds(70.6));
+    assert_eq!(quotas.ready_at(seconds(26.0), 1), seconds(60.6), "it cost more than was thought");
+    assert_eq!(quotas.ready_at(seconds(26.0), 400), seconds(70.6));
+    assert_eq!(quotas.ready_at(seconds(26.0), 401), seconds(85.6), "the excess counts from the latest that is known");
 }
 
 #[test]
