@@ -131,7 +131,7 @@ impl Audience for &Reporter {
     fn event(&self, event: &Event) {
         self.counts.event(event);
         match event {
-            Event::Sent { .. } | Event::Ended { .. } => {}
+            Event::Sent { .. } | Event::Ended { .. } | Event::Spent { .. } => {}
             Event::DialectFound(dialect) => tracing::info!(dialect = dialect.name(), "dialect found"),
             Event::Retry { reason, delay } => {
                 tracing::info!(delay_seconds = delay.as_secs_f64(), reason = for_people(reason, 300), "retry")

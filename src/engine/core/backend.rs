@@ -172,8 +172,8 @@ impl<'a, T: Transport> Backend<'a, T> {
         body_bytes as u64 / BYTES_PER_TOKEN + tokens_max.map_or(answer, |max| answer.min(max))
     }
 
-    /// The cost of an attempt is known: what an answer says; nothing, when nothing was computed.
-    pub fn settle_quotas(&mut self, booking: Booking, estimate: u64, signal: &Signal) {
+    /// The cost of an attempt in tokens is known: what an answer says; nothing, when nothing was computed. Returns it.
+    pub fn settle_quotas(&mut self, booking: Booking, estimate: u64, signal: &Signal) -> u64 {
         let cost = match signal {
             Signal::Answer(answer) if answer.tokens.completion > 0 => {
                 let completion = answer.tokens.completion;
@@ -185,6 +185,7 @@ impl<'a, T: Transport> Backend<'a, T> {
             _ => estimate,
         };
         self.endpoint.quotas.settle(booking, cost);
+        cost
     }
 
     /// Whether nothing is sent there now, and for long.

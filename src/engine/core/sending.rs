@@ -117,7 +117,7 @@ impl<T: Transport> Core<'_, T> {
         }
         mode.event(Event::Ended { in_flight: self.in_flight.len() });
         let now = self.now();
-        let answered = self.book_end(&ticket, flight, &seen, now);
+        let answered = self.book_end(&ticket, flight, &seen, now, mode);
         let backend = &mut self.backends[flight.backend];
         let at = Circumstances {
             now,
@@ -139,13 +139,21 @@ impl<T: Transport> Core<'_, T> {
     }
 
     /// Books the end of an attempt with limits and quotas. Returns what an answer shows of the server's queue.
-    fn book_end(&mut self, ticket: &Ticket, flight: Flight, seen: &Seen, now: Duration) -> Option<Answered> {
+    fn book_end<M: Mode>(
+        &mut self,
+        ticket: &Ticket,
+        flight: Flight,
+        seen: &Seen,
+        now: Duration,
+        mode: &mut M,
+    ) -> Option<Answered> {
         let start = self.start;
         let backend = &mut self.backends[flight.backend];
         let in_flight = backend.endpoint.ended(ticket.model);
         let answer = if let Signal::Answer(answer) = &seen.signal { Some(answer) } else { None };
         if let Some((booking, estimate)) = flight.booking {
-            backend.settle_quotas(booking, estimate, &seen.signal);
+            let tokens = backend.settle_quotas(booking, estimate, &seen.signal);
+            mode.event(Event::Spent { endpoint: flight.backend, tokens });
         }
         if let Some(news) = &seen.quota {
             let others = backend.endpoint.in_flight();
