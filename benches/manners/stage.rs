@@ -28,9 +28,9 @@ pub const KEY: &str = "key-0";
 /// Whether answers tell their usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
-    /// As Ollama does, with durations
+    /// As Ollama does, with durations, through Open WebUI
     Told,
-    /// Not at all
+    /// Not at all, as OpenAI's imitators do in streams
     Missing,
 }
 
@@ -56,7 +56,11 @@ impl Stage {
     /// Builds the programs.
     pub fn build() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        Self { binaries: Binaries::build(), folder, free: Mutex::new(SCENES_MAX), freed: Condvar::new() }
+        let mut binaries = Binaries::build();
+        if let Some(p) = std::env::var_os("WRAP") {
+            binaries.program = p.into();
+        }
+        Self { binaries, folder, free: Mutex::new(SCENES_MAX), freed: Condvar::new() }
     }
 
     /// Waits for a turn.
@@ -69,8 +73,12 @@ impl Stage {
 
     /// Starts a simulator of the usual service, with further flags.
     pub fn simulator(&self, usage: Usage, further: &[&str]) -> Simulator {
-        let hidden: &[&str] = if usage == Usage::Missing { &["--no-usage"] } else { &[] };
-        Simulator::start(&self.binaries.simulator, &[&SERVICE[..], further, hidden].concat())
+        let kind: &[&str] = match usage {
+            Usage::Told => &["--regime", "0.6"],
+            // An answer of Ollama's models without usage counts as cut off: the others' services are those that leave it out.
+            Usage::Missing => &["--regime", "openai", "--no-usage"],
+        };
+        Simulator::start(&self.binaries.simulator, &[&SERVICE[..], kind, further].concat())
     }
 
     /// Starts a run of so many lines, all different, against these services.
