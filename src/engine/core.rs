@@ -114,8 +114,9 @@ struct Core<'a, T: Transport> {
 impl<'a, T: Transport> Core<'a, T> {
     fn new(settings: Settings, endpoints: Vec<Endpoint<'a, T>>, shutdown: &'a Shutdown) -> Self {
         let start = Instant::now();
+        let several = endpoints.len() > 1;
         Self {
-            backends: endpoints.into_iter().map(|endpoint| Backend::new(endpoint, &settings)).collect(),
+            backends: endpoints.into_iter().map(|endpoint| Backend::new(endpoint, &settings, several)).collect(),
             models: Models::default(),
             concurrency: settings.concurrency,
             in_flight: Lanes::new(),
@@ -268,6 +269,9 @@ impl<'a, T: Transport> Core<'a, T> {
 
     /// An endpoint will never serve again. The run goes on while there is another.
     fn retire<M: Mode>(&mut self, at: usize, halt: Halt, mode: &mut M) {
+        if self.backends[at].retired.is_some() {
+            return;
+        }
         let others = self.backends.iter().enumerate().any(|(index, backend)| index != at && backend.retired.is_none());
         if !others {
             return self.halt_run(halt, mode);

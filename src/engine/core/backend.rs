@@ -71,7 +71,8 @@ pub struct Backend<'a, T: Transport> {
 }
 
 impl<'a, T: Transport> Backend<'a, T> {
-    pub fn new(given: Given<'a, T>, settings: &Settings) -> Self {
+    /// `is_one_of_several` says that other endpoints may have what this one has not.
+    pub fn new(given: Given<'a, T>, settings: &Settings, is_one_of_several: bool) -> Self {
         let setup = Setup {
             ceiling: given.concurrency.unwrap_or(settings.concurrency).min(settings.concurrency),
             adapts: settings.adapts,
@@ -83,8 +84,9 @@ impl<'a, T: Transport> Backend<'a, T> {
             name: given.name,
             own_ceiling: given.concurrency,
             endpoint: Endpoint::new(setup),
-            // One reply that was another is enough to clear the address.
-            record: Record { not_found: 0, other: u64::from(settings.endless) },
+            // One reply that was another than 404 is enough to clear the address. In an endless run, and where others may
+            // have the model, 404 says nothing of it.
+            record: Record { not_found: 0, other: u64::from(settings.endless || is_one_of_several) },
             dialect: given.dialect,
             dialect_failures: 0,
             dialect_at: Duration::ZERO,
