@@ -10,6 +10,7 @@ use super::closing::exit_after;
 use super::intake::Intake;
 use super::journaled::{Journaled, Parts, Sink};
 use super::ledger::Why;
+use super::pilot::Sample;
 use super::reader::{self, Copy, Source};
 use super::result::{self, Place, SecondReading};
 use super::settings_guard::Guard;
@@ -34,7 +35,7 @@ struct Target {
 }
 
 /// Runs the filter with a journal to its end.
-pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
+pub async fn run(stage: Stage, wish: &JournalConfig, sample: Option<Sample>) -> Result<Exit, Stop> {
     let target = match &stage.config.output.destination {
         Destination::File(path) => Some(path.clone()),
         Destination::Stdout => None,
@@ -61,10 +62,11 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
             shown(&wish.path)
         ));
     }
-    let mut run = Run { stage, settings, target: None, journal: Some(journal), before: None, copy: None };
+    let mut run = Run { stage, settings, sample, target: None, journal: Some(journal), before: None, copy: None };
     let result = run.through(known, target).await;
     // Whatever happened, the lock is given back; and what happened first is told.
-    let discard = run.stage.config.output.discard_journal && run.target.is_some() && is_finished(&result);
+    let discard =
+        run.stage.config.output.discard_journal && run.target.is_some() && !run.is_pilot() && is_finished(&result);
     let closed = match run.journal.take() {
         Some(journal) => journal.close(discard).await,
         None => Ok(()),
@@ -126,6 +128,8 @@ fn settings(config: &Config) -> Settings {
 struct Run {
     stage: Stage,
     settings: Settings,
+    /// The lines that are tried, when this is a pilot: then F is not made.
+    sample: Option<Sample>,
     target: Option<Target>,
     journal: Option<Journal>,
     /// How the run before ended.
@@ -150,8 +154,10 @@ impl Run {
         let input =
             reader::start(sources, split(&self.stage.config), copy, move |line, found| understanding.of(line, found))
                 .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
-        let parts = self.parts(Intake::new(input), guard, known).await?;
+        let in_journal = known.index.records();
+        let parts = self.parts(Intake::sampling(input, self.sample.clone()), guard, known).await?;
         let stage = &self.stage;
+        stage.look_ahead(in_journal);
         let mut mode = Journaled::new(parts, ledger(stage));
         let endpoints = connection::endpoints(&stage.config, &stage.clients);
         let ended = engine::run(engine_settings(&stage.config), endpoints, &mut mode, &stage.shutdown).await;
@@ -161,6 +167,10 @@ impl Run {
             return Err(connection::no_model(&self.stage.clients).await);
         }
         self.end(ended, rest, second).await
+    }
+
+    fn is_pilot(&self) -> bool {
+        self.sample.is_some()
     }
 
     fn journal(&mut self) -> Result<&mut Journal, Stop> {
@@ -198,7 +208,8 @@ impl Run {
         sources: &[Source],
         known: &Known,
     ) -> Result<(Option<SecondReading>, Option<Copy>), Stop> {
-        let (Some(_), Some(path)) = (&self.target, self.stage.config.output.input_copy_path()) else {
+        let target = self.target.as_ref().filter(|_| !self.is_pilot());
+        let (Some(_), Some(path)) = (target, self.stage.config.output.input_copy_path()) else {
             return Ok((None, None));
         };
         let again: Result<Vec<_>, _> = sources.iter().map(Source::again).collect();
