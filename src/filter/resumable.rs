@@ -11,6 +11,7 @@ use super::closing::exit_after;
 use super::intake::Intake;
 use super::journaled::{Journaled, Parts, Sink};
 use super::ledger::Why;
+use super::pilot::Sample;
 use super::reader::{self, Copy, Source};
 use super::result::{self, Place, SecondReading};
 use super::settings_guard::Guard;
@@ -35,7 +36,7 @@ struct Target {
 }
 
 /// Runs the filter with a journal to its end.
-pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
+pub async fn run(stage: Stage, wish: &JournalConfig, sample: Option<Sample>) -> Result<Exit, Stop> {
     let target = match &stage.config.output.destination {
         Destination::File(path) => Some(path.clone()),
         Destination::Stdout => None,
@@ -62,10 +63,11 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
             shown(&wish.path)
         ));
     }
-    let mut run = Run { stage, settings, target: None, journal: Some(journal), before: None, copy: None };
+    let mut run = Run { stage, settings, sample, target: None, journal: Some(journal), before: None, copy: None };
     let result = run.through(known, target).await;
     // Whatever happened, the lock is given back; and what happened first is told.
-    let discard = run.stage.config.output.discard_journal && run.target.is_some() && is_finished(&result);
+    let discard =
+        run.stage.config.output.discard_journal && run.target.is_some() && !run.is_pilot() && is_finished(&result);
     let closed = match run.journal.take() {
         Some(journal) => journal.close(discard).await,
         None => Ok(()),
@@ -127,6 +129,8 @@ fn settings(config: &Config) -> Settings {
 struct Run {
     stage: Stage,
     settings: Settings,
+    /// The lines that are tried, when this is a pilot: then F is not made.
+    sample: Option<Sample>,
     target: Option<Target>,
     journal: Option<Journal>,
     /// How the run before ended.
@@ -157,8 +161,10 @@ impl Run {
             // What it had in flight may have been counted by the service, too.
             earlier.add_unknown(self.stage.config.limits.concurrency.get() as u64);
         }
-        let parts = self.parts(Intake::new(input), guard, known).await?;
+        let in_journal = known.index.records();
+        let parts = self.parts(Intake::sampling(input, self.sample.clone()), guard, known).await?;
         let stage = &self.stage;
+        stage.look_ahead(in_journal);
         let mut mode = Journaled::new(parts, ledger(stage));
         let mut endpoints = connection::endpoints(&stage.config, &stage.clients);
         past::remember(&mut endpoints, &stage.config, &earlier);
@@ -169,6 +175,10 @@ impl Run {
             return Err(connection::no_model(&self.stage.clients).await);
         }
         self.end(ended, rest, second).await
+    }
+
+    fn is_pilot(&self) -> bool {
+        self.sample.is_some()
     }
 
     fn journal(&mut self) -> Result<&mut Journal, Stop> {
@@ -206,7 +216,8 @@ impl Run {
         sources: &[Source],
         known: &Known,
     ) -> Result<(Option<SecondReading>, Option<Copy>), Stop> {
-        let (Some(_), Some(path)) = (&self.target, self.stage.config.output.input_copy_path()) else {
+        let target = self.target.as_ref().filter(|_| !self.is_pilot());
+        let (Some(_), Some(path)) = (target, self.stage.config.output.input_copy_path()) else {
             return Ok((None, None));
         };
         let again: Result<Vec<_>, _> = sources.iter().map(Source::again).collect();

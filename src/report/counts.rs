@@ -10,6 +10,8 @@ use crate::line::{ErrorCode, Outcome};
 
 /// Models that are counted by name; the rest are counted together.
 const MODELS_MAX: usize = 64;
+/// No answer is taken to be faster: clocks are not that fine.
+const SECONDS_EACH_MIN: f64 = 1e-3;
 
 /// The counters of a run.
 #[derive(Debug, Default)]
@@ -23,6 +25,10 @@ pub struct Counts {
     attempts: AtomicU64,
     retries: AtomicU64,
     in_flight: AtomicU64,
+    in_flight_max: AtomicU64,
+    /// Lines that this run asked and that were answered, and the time that they took together.
+    answered_here: AtomicU64,
+    answered_microseconds: AtomicU64,
     tokens_prompt: AtomicU64,
     tokens_completion: AtomicU64,
     names: Mutex<Names>,
@@ -76,6 +82,34 @@ impl Counts {
         self.in_flight.load(Relaxed)
     }
 
+    /// The most requests that were in flight at one time.
+    pub fn in_flight_max(&self) -> u64 {
+        self.in_flight_max.load(Relaxed)
+    }
+
+    /// Lines that this run asked and that were answered.
+    pub fn answered_here(&self) -> u64 {
+        self.answered_here.load(Relaxed)
+    }
+
+    /// The mean time from a line's first attempt to its answer, in seconds; nothing before the first answer of this run.
+    pub fn seconds_each(&self) -> Option<f64> {
+        let answered = Some(self.answered_here()).filter(|answered| *answered > 0)?;
+        Some(self.answered_microseconds.load(Relaxed) as f64 / 1e6 / answered as f64)
+    }
+
+    /// How many lines a second the service answers when no quota holds them back: as many as are in flight, in the time
+    /// that each takes (Little's law).
+    pub fn lines_per_second(&self) -> Option<f64> {
+        Some(self.in_flight_max() as f64 / self.seconds_each()?.max(SECONDS_EACH_MIN)).filter(|speed| *speed > 0.0)
+    }
+
+    /// Tokens of prompts and completions that one line of this run took on average; 0 where the service tells none.
+    pub fn tokens_each(&self) -> f64 {
+        let (prompt, completion) = self.tokens();
+        (prompt + completion) as f64 / self.answered_here().max(1) as f64
+    }
+
     /// Tokens of prompts and of completions, as the service counts them.
     pub fn tokens(&self) -> (u64, u64) {
         (self.tokens_prompt.load(Relaxed), self.tokens_completion.load(Relaxed))
@@ -111,6 +145,8 @@ impl Counts {
         if let Ok(answer) = &outcome.result {
             add(&self.tokens_prompt, answer.tokens.prompt);
             add(&self.tokens_completion, answer.tokens.completion);
+            add(&self.answered_here, 1);
+            add(&self.answered_microseconds, (outcome.seconds * 1e6) as u64);
         }
         self.any_one(outcome, flags);
     }
@@ -147,6 +183,9 @@ impl Counts {
             Event::Sent { in_flight } => {
                 add(&self.attempts, 1);
                 self.in_flight.store(*in_flight as u64, Relaxed);
+                if *in_flight as u64 > self.in_flight_max() {
+                    self.in_flight_max.store(*in_flight as u64, Relaxed);
+                }
             }
             Event::Ended { in_flight } => self.in_flight.store(*in_flight as u64, Relaxed),
             Event::Retry { .. } => add(&self.retries, 1),
