@@ -120,7 +120,9 @@ impl<T: Transport> Core<'_, T> {
         let answered = self.book_end(&ticket, flight, &seen, now, mode);
         let backend = &mut self.backends[flight.backend];
         let at = Circumstances {
+            sent_at: flight.sent_at,
             now,
+            asked_to_wait: seen.wait.is_some(),
             status: seen.status,
             was_probe: flight.was_probe,
             alone: flight.began_alone && self.in_flight.is_empty(),
@@ -178,7 +180,10 @@ impl<T: Transport> Core<'_, T> {
                 self.due.push_back(ticket);
             }
             Step::Settle(result) => self.settle(ticket, result, mode),
-            Step::Retry { reason, at_least } => self.retry(ticket, reason, at_least, mode),
+            Step::Retry { reason, at_least, takes_budget } => {
+                ticket.unspent = !takes_budget;
+                self.retry(ticket, reason, at_least, mode);
+            }
             Step::Ask(question) => self.ask(ticket, question, flight, mode),
             Step::Halt(halt) => {
                 // Its line is not settled, and so the run is not complete.
@@ -208,7 +213,6 @@ impl<T: Transport> Core<'_, T> {
 
     pub(super) fn retry<M: Mode>(&mut self, mut ticket: Box<Ticket>, reason: String, at_least: Duration, mode: &mut M) {
         ticket.failures += 1;
-        ticket.unspent = false;
         ticket.failed_at = Some(ticket.backend);
         let cap = self.settings.retry_delay_max;
         let delay = backoff::full_jitter(ticket.failures, cap, fastrand::f64()).max(at_least.min(cap));
