@@ -9,7 +9,6 @@ use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, PossibleValue
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::value::RawValue;
 
-use super::deferred::Deferred;
 use super::spool::{DaemonArgs, StatusArgs, SubmitArgs};
 use crate::config::{
     Allowance, Deadline, JournalAction, JournalTask, MergeTask, Report, Separator, ShardChoice, Verbosity,
@@ -24,16 +23,15 @@ pub(super) enum Command {
     /// List the models that the token may use
     Models,
     /// Print the answers that a journal holds, check it, or salvage them
-    Journal(Deferred<JournalArgs>),
+    Journal(JournalArgs),
     /// Put the outputs of all shards together, in the order of the whole input
-    Merge(Deferred<MergeArgs>),
+    Merge(MergeArgs),
     /// Run every prompt file that is dropped into a folder, and write its results beside it
-    // Not deferred: some options of every subcommand are its own here, and must be there when those are handed down.
     Daemon(Box<DaemonArgs>),
     /// Say how a daemon and its prompt files stand
-    Status(Deferred<StatusArgs>),
+    Status(StatusArgs),
     /// Drop prompt files into a daemon's folder, and print where their results will be
-    Submit(Deferred<SubmitArgs>),
+    Submit(SubmitArgs),
 }
 
 #[derive(Debug, Args)]

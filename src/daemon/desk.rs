@@ -484,6 +484,9 @@ impl Desk {
                 tracing::debug!(delay_seconds = delay.as_secs_f64(), "retry: {reason}");
                 shared.counts.event(&event);
             }
+            Event::Lacks { name, model, reason } => {
+                tracing::warn!("{name} does not serve {model}, the others are asked: {reason}");
+            }
             Event::Endpoint { name, reason: Some(reason) } => {
                 tracing::warn!("{name} is out, the others go on: {reason}")
             }

@@ -170,6 +170,11 @@ impl Audience for &Reporter {
             }
             Event::Paused { reason } => self.warn(&format!("paused: {reason}")),
             Event::Resumed => self.warn("the service answers again: going on"),
+            Event::Lacks { name, model, reason } => self.warn(&format!(
+                "{name} does not serve {}, the others are asked: {}",
+                for_people(model, 100),
+                for_people(reason, 300)
+            )),
             Event::Endpoint { name, reason: Some(reason) } => {
                 self.warn(&format!("{name} is out, the others go on: {reason}"))
             }

@@ -132,11 +132,13 @@ impl<'a, T: Transport> Backend<'a, T> {
         self.has_room(now) && model.is_none_or(may)
     }
 
-    /// It does not have this model.
-    pub fn note_lack(&mut self, model: Model) {
-        if !self.lacks.contains(&model) {
+    /// It does not have this model; whether that is news.
+    pub fn note_lack(&mut self, model: Model) -> bool {
+        let is_news = !self.lacks.contains(&model);
+        if is_news {
             self.lacks.push(model);
         }
+        is_news
     }
 
     /// Whether it is known not to have this model, or is out for good.

@@ -175,7 +175,7 @@ impl<T: Transport> Core<'_, T> {
 
     pub(super) fn apply<M: Mode>(&mut self, step: Step, mut ticket: Box<Ticket>, flight: Flight, mode: &mut M) {
         match step {
-            Step::Settle(Err(failure)) if self.others_may_have(&ticket, flight.backend, failure.code) => {
+            Step::Settle(Err(failure)) if self.others_may_have(&ticket, flight.backend, &failure, mode) => {
                 ticket.unspent = true;
                 self.due.push_back(ticket);
             }
@@ -195,11 +195,15 @@ impl<T: Transport> Core<'_, T> {
     }
 
     /// Whether a line that this endpoint cannot serve may still be served by another one.
-    fn others_may_have(&mut self, ticket: &Ticket, at: usize, code: ErrorCode) -> bool {
-        if self.backends.len() < 2 || !matches!(code, ErrorCode::ModelNotFound | ErrorCode::NotAllowed) {
+    fn others_may_have<M: Mode>(&mut self, ticket: &Ticket, at: usize, failure: &Failure, mode: &mut M) -> bool {
+        if self.backends.len() < 2 || !matches!(failure.code, ErrorCode::ModelNotFound | ErrorCode::NotAllowed) {
             return false;
         }
-        self.backends[at].note_lack(ticket.model);
+        let is_news = self.backends[at].note_lack(ticket.model);
+        if is_news {
+            let (name, model) = (self.backends[at].name.clone(), ticket.request.model.to_string());
+            mode.event(Event::Lacks { name, model, reason: failure.message.clone() });
+        }
         !self.is_hopeless(ticket.model)
     }
 
