@@ -67,6 +67,18 @@ fn a_token_that_expires_first_is_said() {
 }
 
 #[test]
+fn a_job_that_ends_first_is_said() {
+    let desk = Desk::new();
+    desk.write("in", prompts(2000));
+    let end = (SystemTime::now() + Duration::from_secs(6_915)).duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let run = || run(&desk, &["--rate", "100/h"]);
+    let output = ends_after(run().env("SLURM_JOB_END_TIME", end.to_string()).start(), "2,000 lines at 100 per h: 19 h");
+    says(&output, "; the walltime ends in 1 h 55 min (about 200 of them before that)\n");
+    let output = ends_after(run().env("SLURM_JOB_END_TIME", "soon").start(), "2,000 lines at 100 per h: 19 h");
+    assert!(!output.stderr.contains("walltime"), "{output}");
+}
+
+#[test]
 fn without_quotas_only_the_deadline_is_known_until_lines_were_answered() {
     let desk = Desk::with(&["--latency", "fixed:200"]);
     desk.write("in", prompts(3000));

@@ -203,7 +203,8 @@ impl Ends {
             let half = at.duration_since(began_at).unwrap_or_default() / 2;
             (Ending::Deadline, at, config.clocks.drain.min(half))
         });
-        Self(token.into_iter().chain(deadline).collect())
+        let walltime = config.clocks.walltime_end.map(|at| (Ending::Walltime, at, Duration::ZERO));
+        Self(token.into_iter().chain(deadline).chain(walltime).collect())
     }
 
     /// How far off they are.
