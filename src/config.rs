@@ -150,6 +150,8 @@ pub struct Clocks {
     pub retry_delay_max: Duration,
     /// When the run has to be over; to come when the configuration was made, and at most a year ahead.
     pub deadline: Option<SystemTime>,
+    /// When the batch job that this run is part of will be ended, if it says so; nothing is stopped for it.
+    pub walltime_end: Option<SystemTime>,
 }
 
 impl Default for Clocks {
@@ -164,6 +166,7 @@ impl Default for Clocks {
             auth_wait: Duration::from_secs(30 * 60),
             retry_delay_max: Duration::from_secs(60),
             deadline: None,
+            walltime_end: None,
         }
     }
 }

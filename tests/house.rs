@@ -57,6 +57,8 @@ const PURE: &[&str] = &[
     "journal/note.rs",
     "filter/splitter.rs",
     "filter/window.rs",
+    "report/eta.rs",
+    "report/quotas.rs",
     "daemon/names.rs",
     "daemon/settle.rs",
     "daemon/log.rs",

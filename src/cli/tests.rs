@@ -159,6 +159,7 @@ fn every_flag_arrives() {
             drain: seconds(7),
             retry_delay_max: seconds(8),
             deadline: None,
+            walltime_end: None,
         }
     );
     let path = |name: &str| InputFile::Path(PathBuf::from(name));

@@ -7,7 +7,7 @@ mod tests;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use url::Url;
 
@@ -107,7 +107,7 @@ pub fn build(mut flags: Flags, environment: &Environment) -> Result<Config, Stop
             require_model: settings.require_model.unwrap_or_default(),
             retry_truncated: settings.retry_truncated.unwrap_or_default(),
         },
-        clocks: Clocks { deadline, ..clocks(&settings, action) },
+        clocks: Clocks { deadline, walltime_end: walltime_end(environment), ..clocks(&settings, action) },
         defaults: Defaults { model: settings.model, system: settings.system, params: settings.params },
         input,
         output,
@@ -160,7 +160,15 @@ fn clocks(settings: &Layer, action: Action) -> Clocks {
         auth_wait: patience(settings.auth_wait, default.auth_wait),
         retry_delay_max: settings.max_retry_delay.unwrap_or(default.retry_delay_max),
         deadline: None,
+        walltime_end: None,
     }
+}
+
+/// When Slurm says that the job will end: seconds since 1970 (sbatch(1), output environment variables). What is no such
+/// number is left alone, since it is only told to people.
+fn walltime_end(environment: &Environment) -> Option<SystemTime> {
+    let seconds = environment.lossy("SLURM_JOB_END_TIME")?.parse().ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 fn input(flags: &mut Flags, form: Option<InputForm>, environment: &Environment) -> Result<Input, Stop> {

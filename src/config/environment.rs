@@ -21,6 +21,7 @@ const VARIABLES: &[&str] = &[
     "CREDENTIALS_DIRECTORY",
     "HOME",
     "SLURM_ARRAY_TASK_ID",
+    "SLURM_JOB_END_TIME",
     "SLURM_JOB_ID",
     "XDG_CONFIG_HOME",
 ];

@@ -32,6 +32,8 @@ pub struct End {
     pub of: Ending,
     /// How long until then.
     pub within: Duration,
+    /// How long before that nothing more is sent.
+    pub reserve: Duration,
 }
 
 /// The kinds of what ends.
@@ -64,9 +66,9 @@ impl Plan {
         let known = self.quota.is_some() || self.lines_per_second.is_some_and(|speed| speed > 0.0);
         let time = known.then(|| time_for(self.lines));
         let mut too_early: Vec<End> =
-            self.ends.iter().filter(|end| time.is_some_and(|time| end.within < time)).copied().collect();
-        too_early.sort_by_key(|end| std::cmp::Reverse(end.within));
-        let fits = too_early.last().map_or(self.lines, |first| most_within(first.within, self.lines, time_for));
+            self.ends.iter().filter(|end| time.is_some_and(|time| end.sends_within() < time)).copied().collect();
+        too_early.sort_by_key(|end| std::cmp::Reverse(end.sends_within()));
+        let fits = too_early.last().map_or(self.lines, |first| most_within(first.sends_within(), self.lines, time_for));
         let pace = pace(self.lines, time.unwrap_or_default(), self.quota.as_deref(), self.lines_per_second);
         Forecast { lines: self.lines, pace: pace.unwrap_or_default(), time, too_early, fits }
     }
@@ -130,6 +132,13 @@ impl fmt::Display for Forecast {
     }
 }
 
+impl End {
+    /// How long lines can still be sent.
+    fn sends_within(self) -> Duration {
+        self.within.saturating_sub(self.reserve)
+    }
+}
+
 impl fmt::Display for End {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, past, ends) = match self.of {
@@ -152,7 +161,12 @@ mod tests {
     const HOUR: u64 = 3_600;
 
     fn plan(lines: u64, quota: Option<&str>, lines_per_second: Option<f64>, ends: &[(Ending, u64)]) -> Plan {
-        let ends = ends.iter().map(|(of, seconds)| End { of: *of, within: Duration::from_secs(*seconds) }).collect();
+        let end = |(of, seconds): &(Ending, u64)| End {
+            of: *of,
+            within: Duration::from_secs(*seconds),
+            reserve: Duration::ZERO,
+        };
+        let ends = ends.iter().map(end).collect();
         Plan { lines, quota: quota.map(str::to_owned), lines_per_second, ends }
     }
 
@@ -180,6 +194,18 @@ mod tests {
         assert_eq!(forecast.to_string(), "2,000 lines at 2,000 per 3 h: 3 h");
         assert!(!forecast.is_warning() && forecast.fits() == 2_000);
         assert_eq!(forecast.time(), Some(Duration::from_secs(3 * HOUR)));
+    }
+
+    #[test]
+    fn what_must_be_kept_for_the_answers_does_not_count() {
+        let end = End { of: Deadline, within: Duration::from_secs(100), reserve: Duration::from_secs(46) };
+        let forecast = Plan { ends: vec![end], ..plan(15, None, Some(1.0), &[]) }.forecast(even);
+        assert_eq!(
+            forecast.to_string(),
+            "15 lines at 1.0 per s: 1 min 21 s; the deadline comes in 1 min 40 s (about 10 of them before that)"
+        );
+        let in_time = plan(15, None, Some(1.0), &[(Deadline, 100)]).forecast(even);
+        assert!(!in_time.is_warning(), "{in_time}");
     }
 
     #[test]

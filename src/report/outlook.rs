@@ -14,7 +14,7 @@ use super::progress::Voice;
 use super::quotas::AllQuotas;
 use super::{Counts, Reporter};
 use crate::api::token::jwt_expiry;
-use crate::config::{Config, Separator, Shard, Verbosity};
+use crate::config::{Config, EndpointConfig, Separator, Shard, Verbosity};
 use crate::flow::forecast::{End, Ending, Forecast, Plan};
 
 /// So many answers say how fast the service is; or as many as there are after so long.
@@ -99,7 +99,7 @@ impl Reporter {
 
 struct Forecaster {
     quotas: Option<AllQuotas>,
-    ends: Vec<(Ending, SystemTime)>,
+    ends: Ends,
     counts: Arc<Counts>,
     answered: u64,
     began: Instant,
@@ -110,8 +110,8 @@ struct Forecaster {
 impl Forecaster {
     /// `None` when there is nothing that it could say.
     fn of(reporter: &Reporter, config: &Config, answered: u64) -> Option<Self> {
-        let (quotas, ends) = (AllQuotas::of(&config.service.endpoints), ends(config));
-        if config.report.verbosity == Verbosity::Quiet || quotas.is_none() && ends.is_empty() {
+        let (quotas, ends) = (AllQuotas::of(&config.service.endpoints), Ends::of(config, reporter.began_at));
+        if config.report.verbosity == Verbosity::Quiet || quotas.is_none() && ends.0.is_empty() {
             return None;
         }
         Some(Self {
@@ -157,8 +157,6 @@ impl Forecaster {
     /// How long so many more lines take, at a speed that is known once some were answered.
     fn forecast(&self, left: u64, lines_per_second: Option<f64>) -> Forecast {
         let (done, tokens_each) = (self.counts.answered_here(), self.counts.tokens_each());
-        let now = SystemTime::now();
-        let end = |(of, at): &(Ending, SystemTime)| End { of: *of, within: at.duration_since(now).unwrap_or_default() };
         // Without a speed this is before the run: what is sent already counts as still to be sent.
         let done = if lines_per_second.is_some() { done } else { 0 };
         let passed = if lines_per_second.is_some() { self.began.elapsed() } else { Duration::ZERO };
@@ -166,7 +164,7 @@ impl Forecaster {
             lines: left,
             quota: self.quotas.as_ref().and_then(|quotas| quotas.decisive(done + left, tokens_each)),
             lines_per_second,
-            ends: self.ends.iter().map(end).collect(),
+            ends: self.ends.now(),
         };
         plan.forecast(|lines| match &self.quotas {
             Some(quotas) => {
@@ -179,13 +177,8 @@ impl Forecaster {
 
     /// What ends because somebody said so; a token that expires soon is told of anyway.
     fn ends_told(&self) -> Option<String> {
-        let now = SystemTime::now();
-        let told = self
-            .ends
-            .iter()
-            .filter(|(of, _)| *of != Ending::Token)
-            .map(|(of, at)| End { of: *of, within: at.duration_since(now).unwrap_or_default() }.to_string());
-        Some(told.collect::<Vec<_>>().join("; ")).filter(|told| !told.is_empty())
+        let ends = self.ends.now().into_iter().filter(|end| end.of != Ending::Token);
+        Some(ends.map(|end| end.to_string()).collect::<Vec<_>>().join("; ")).filter(|told| !told.is_empty())
     }
 
     fn say(&self, message: &str) {
@@ -196,10 +189,28 @@ impl Forecaster {
     }
 }
 
-/// What ends by itself, whether or not the lines are done. The token is read, not verified.
-pub fn ends(config: &Config) -> Vec<(Ending, SystemTime)> {
-    let expiry = |secret: Option<_>| secret.as_ref().and_then(jwt_expiry);
-    let expiries = config.service.endpoints.iter().filter_map(|endpoint| expiry(endpoint.token.read().ok()?));
-    let token = expiries.min().map(|at| (Ending::Token, at));
-    token.into_iter().chain(config.clocks.deadline.map(|at| (Ending::Deadline, at))).collect()
+/// What ends by itself, whether or not the lines are done: what, when, and how long before that nothing more is sent.
+pub struct Ends(Vec<(Ending, SystemTime, Duration)>);
+
+impl Ends {
+    /// Those of a run that began then. Tokens are read, not verified.
+    pub fn of(config: &Config, began_at: SystemTime) -> Self {
+        let expiry = |endpoint: &EndpointConfig| jwt_expiry(&endpoint.token.read().ok()??);
+        let token = config.service.endpoints.iter().filter_map(expiry).min();
+        let token = token.map(|at| (Ending::Token, at, Duration::ZERO));
+        let deadline = config.clocks.deadline.map(|at| {
+            // As the engine keeps it.
+            let half = at.duration_since(began_at).unwrap_or_default() / 2;
+            (Ending::Deadline, at, config.clocks.drain.min(half))
+        });
+        let walltime = config.clocks.walltime_end.map(|at| (Ending::Walltime, at, Duration::ZERO));
+        Self(token.into_iter().chain(deadline).chain(walltime).collect())
+    }
+
+    /// How far off they are.
+    pub fn now(&self) -> Vec<End> {
+        let now = SystemTime::now();
+        let within = |at: SystemTime| at.duration_since(now).unwrap_or_default();
+        self.0.iter().map(|(of, at, reserve)| End { of: *of, within: within(*at), reserve: *reserve }).collect()
+    }
 }

@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::Counts;
-use super::outlook::ends;
+use super::outlook::Ends;
 use super::quotas::AllQuotas;
 use crate::config::Config;
+use crate::flow::forecast::Plan;
 use crate::flow::forecast::pilot::{Projection, Sample, project};
-use crate::flow::forecast::{End, Plan};
 use crate::flow::people::thousands;
 use crate::line::{Answer, Outcome};
 
@@ -73,9 +73,7 @@ impl Samples {
         let projection = project(&taken, lines, concurrency, quota.as_deref(), time_for)?;
         let seconds: f64 = taken.iter().map(|sample| sample.seconds).sum();
         let speed = concurrency as f64 * taken.len() as f64 / seconds.max(1e-3);
-        let now = SystemTime::now();
-        let ends = ends(config).into_iter();
-        let ends = ends.map(|(of, at)| End { of, within: at.duration_since(now).unwrap_or_default() }).collect();
+        let ends = Ends::of(config, SystemTime::now()).now();
         let forecast = Plan { lines: left, quota, lines_per_second: Some(speed), ends }
             .forecast(|lines| time_for(lines, tokens_each, speed));
         let warning = forecast.is_warning().then(|| forecast.to_string());

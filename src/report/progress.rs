@@ -140,7 +140,10 @@ impl Display {
             _ => format!("{} {settled}/{total} ({}%)", drawn(settled, total), settled * 100 / total.max(1)),
         }];
         parts.push(format!("{lines_per_second:.1}/s"));
-        parts.push(format!("{} in flight", self.counts.in_flight()));
+        parts.push(match (self.counts.in_flight(), self.eta.held_by()) {
+            (0, Some(quota)) if total == 0 || settled < total => format!("waiting for {quota}"),
+            (in_flight, _) => format!("{in_flight} in flight"),
+        });
         parts.push(format!("{} failed", self.counts.failed()));
         parts.push(format!("{tokens_per_second:.0} tokens/s"));
         if let Some(left) = self.eta.left(now, total, &self.counts) {

@@ -26,7 +26,8 @@ impl AllQuotas {
         Self::from_each(endpoints.iter().map(quotas).collect())
     }
 
-    fn from_each(endpoints: Vec<Quotas>) -> Option<Self> {
+    /// Those of each endpoint.
+    pub(super) fn from_each(endpoints: Vec<Quotas>) -> Option<Self> {
         endpoints.iter().any(|quotas| !quotas.is_empty()).then_some(Self { endpoints })
     }
 
@@ -42,9 +43,15 @@ impl AllQuotas {
         }
     }
 
-    /// Whether no endpoint may be sent to now.
-    pub fn hold_all(&self, now: Duration) -> bool {
-        self.endpoints.iter().all(|quotas| quotas.binding(now).is_some())
+    /// What keeps everything back now, for people; `None` while some endpoint may be sent to.
+    pub fn holding(&self, now: Duration) -> Option<String> {
+        let held: Option<Vec<String>> = self.endpoints.iter().map(|quotas| quotas.binding(now)).collect();
+        let mut held = held?;
+        held.dedup();
+        match &held[..] {
+            [one] => Some(format!("the quota of {one}")),
+            _ => Some("the quotas".to_owned()),
+        }
     }
 
     /// How long from now until so many more lines are sent, at no more than `lines_per_second_max` together. Where
@@ -160,9 +167,9 @@ mod tests {
         let mut two = all(&[&["2/10s"], &["3/10s"]]).unwrap();
         let now = Duration::from_secs(1);
         two.take(now, 4, 0.0);
-        assert!(!two.hold_all(now));
+        assert_eq!(two.holding(now), None);
         two.take(now, 1, 0.0);
-        assert!(two.hold_all(now));
+        assert_eq!(two.holding(now).unwrap(), "the quotas");
         let time = two.time_for(now, 1, 0.0, None).as_secs_f64();
         assert!((10.0..10.5).contains(&time), "{time}");
     }
