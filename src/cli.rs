@@ -4,6 +4,7 @@
 //! that looks like a key. Reads no file and no variable, and prints nothing: texts go back to `main`.
 
 mod arguments;
+mod deferred;
 mod refusals;
 mod service;
 mod spool;
@@ -96,7 +97,7 @@ where
 {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     refuse_keys(&arguments).map_err(CliExit::Usage)?;
-    let mut command = command();
+    let mut command = command(&arguments);
     let is_daemon = arguments.iter().any(|argument| argument == "daemon");
     let told = |error: clap::Error| match daemon_refuses(&error).filter(|_| is_daemon) {
         Some(stop) => CliExit::Usage(stop),
@@ -110,8 +111,15 @@ where
 }
 
 /// The definition of the command line, as it is parsed and shown.
-fn command() -> clap::Command {
+fn command(arguments: &[OsString]) -> clap::Command {
     let mut command = Cli::command();
+    let names_subcommand = |argument: &OsString| {
+        argument == "help" || argument.to_str().is_some_and(|name| command.find_subcommand(name).is_some())
+    };
+    if !arguments.iter().skip(1).any(names_subcommand) {
+        // To give every subcommand the options that all of them have takes longer than a short run.
+        return command;
+    }
     command.build();
     // What these subcommands do not take is refused when it is there; their own help need not tell of it.
     SERVICELESS.iter().fold(command, |command, name| {
@@ -153,10 +161,10 @@ impl Cli {
     pub fn into_task(mut self, environment: &Environment) -> Result<Task, Stop> {
         let verbosity = self.report.report().verbosity;
         let action = match self.command.take() {
-            Some(Command::Journal(arguments)) => return Ok(Task::Journal(arguments.into_task(verbosity))),
-            Some(Command::Merge(arguments)) => return Ok(Task::Merge(arguments.into_task(verbosity))),
-            Some(Command::Status(arguments)) => return Ok(Task::Status(arguments.into_task())),
-            Some(Command::Submit(arguments)) => return Ok(Task::Submit(arguments.into_task(verbosity))),
+            Some(Command::Journal(arguments)) => return Ok(Task::Journal(arguments.0.into_task(verbosity))),
+            Some(Command::Merge(arguments)) => return Ok(Task::Merge(arguments.0.into_task(verbosity))),
+            Some(Command::Status(arguments)) => return Ok(Task::Status(arguments.0.into_task())),
+            Some(Command::Submit(arguments)) => return Ok(Task::Submit(arguments.0.into_task(verbosity))),
             Some(Command::Daemon(arguments)) => return self.into_daemon(*arguments, environment),
             Some(Command::Check) => Action::Check,
             Some(Command::Models) => Action::Models,

@@ -9,6 +9,7 @@ use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, PossibleValue
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::value::RawValue;
 
+use super::deferred::Deferred;
 use super::spool::{DaemonArgs, StatusArgs, SubmitArgs};
 use crate::config::{
     Allowance, Deadline, JournalAction, JournalTask, MergeTask, Report, Separator, ShardChoice, Verbosity,
@@ -23,15 +24,16 @@ pub(super) enum Command {
     /// List the models that the token may use
     Models,
     /// Print the answers that a journal holds, check it, or salvage them
-    Journal(JournalArgs),
+    Journal(Deferred<JournalArgs>),
     /// Put the outputs of all shards together, in the order of the whole input
-    Merge(MergeArgs),
+    Merge(Deferred<MergeArgs>),
     /// Run every prompt file that is dropped into a folder, and write its results beside it
+    // Not deferred: some options of every subcommand are its own here, and must be there when those are handed down.
     Daemon(Box<DaemonArgs>),
     /// Say how a daemon and its prompt files stand
-    Status(StatusArgs),
+    Status(Deferred<StatusArgs>),
     /// Drop prompt files into a daemon's folder, and print where their results will be
-    Submit(SubmitArgs),
+    Submit(Deferred<SubmitArgs>),
 }
 
 #[derive(Debug, Args)]

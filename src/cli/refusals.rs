@@ -104,10 +104,10 @@ pub(super) fn daemon_refuses(error: &clap::Error) -> Option<Stop> {
 impl Cli {
     pub(super) fn refuse_contradictions(&self) -> Result<(), Stop> {
         match &self.command {
-            Some(Command::Journal(arguments)) => arguments.refuse_contradictions(),
-            Some(Command::Merge(arguments)) => arguments.refuse_contradictions(),
+            Some(Command::Journal(arguments)) => arguments.0.refuse_contradictions(),
+            Some(Command::Merge(arguments)) => arguments.0.refuse_contradictions(),
             Some(Command::Daemon(arguments)) => arguments.refuse_contradictions(),
-            Some(Command::Submit(arguments)) => arguments.refuse_contradictions(),
+            Some(Command::Submit(arguments)) => arguments.0.refuse_contradictions(),
             Some(Command::Check | Command::Models | Command::Status(_)) => Ok(()),
             None => {
                 self.refuse_contradicting_forms()?;

@@ -218,6 +218,13 @@ pub enum Event {
         /// Requests in flight.
         in_flight: usize,
     },
+    /// An attempt ended that counts against a quota.
+    Spent {
+        /// The endpoint, by its place.
+        endpoint: usize,
+        /// The tokens that it cost, as far as that is known.
+        tokens: u64,
+    },
     /// A line will be tried again.
     Retry {
         /// Why.

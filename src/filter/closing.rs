@@ -132,7 +132,7 @@ impl Closing<'_> {
             Err(stop) => stop.exit,
         };
         let complete = *facts.ended == Ended::Complete;
-        self.reporter.finish(facts.unsettled, complete, facts.end.is_some(), status);
+        self.reporter.finish(self.config, facts.unsettled, complete, facts.end.is_some(), status);
         let input = facts.end.map(|end| meta::InputFacts { lines: end.lines, sha256: end.sha256.clone() });
         meta::write(self.config, self.reporter, input, facts.unsettled, status)
     }

@@ -2,6 +2,7 @@
 
 use std::task::{Context, Poll, ready};
 
+use super::pilot::Sample;
 use super::reader::{End, Input, Reading};
 use super::understanding::Understood;
 
@@ -11,18 +12,25 @@ pub struct Intake {
     input: Reading<Understood>,
     block: std::vec::IntoIter<Understood>,
     end: Option<End>,
+    /// Which records are meant; all of them without one.
+    sample: Option<Sample>,
 }
 
 impl Intake {
     /// Takes in what a reader gives.
     pub fn new(input: Reading<Understood>) -> Self {
-        Self { input, block: Vec::new().into_iter(), end: None }
+        Self { input, block: Vec::new().into_iter(), end: None, sample: None }
+    }
+
+    /// The same, but only the records of a sample, when there is one.
+    pub fn sampling(input: Reading<Understood>, sample: Option<Sample>) -> Self {
+        Self { sample, ..Self::new(input) }
     }
 
     /// The next record; `None` at the end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Understood>> {
         loop {
-            if let Some(understood) = self.block.next() {
+            if let Some(understood) = self.next_of_block() {
                 return Poll::Ready(Some(understood));
             }
             if self.end.is_some() {
@@ -36,7 +44,7 @@ impl Intake {
     /// The next record, for a thread that may wait.
     pub fn next_blocking(&mut self) -> Option<Understood> {
         loop {
-            if let Some(understood) = self.block.next() {
+            if let Some(understood) = self.next_of_block() {
                 return Some(understood);
             }
             if self.end.is_some() {
@@ -45,6 +53,11 @@ impl Intake {
             let next = self.input.next_blocking();
             self.take(next);
         }
+    }
+
+    fn next_of_block(&mut self) -> Option<Understood> {
+        let sample = &mut self.sample;
+        self.block.find(|understood| sample.as_mut().is_none_or(|sample| sample.takes(understood.request.is_ok())))
     }
 
     fn take(&mut self, next: Option<Input<Understood>>) {
@@ -63,7 +76,9 @@ impl Intake {
     /// Hands every record that never became a request to `each`; waits for the reader only when `wait` says so.
     pub async fn drain(&mut self, wait: bool, mut each: impl FnMut(&Understood)) {
         loop {
-            self.block.by_ref().for_each(|understood| each(&understood));
+            while let Some(understood) = self.next_of_block() {
+                each(&understood);
+            }
             if self.end.is_some() {
                 return;
             }

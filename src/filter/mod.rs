@@ -8,6 +8,7 @@ mod intake;
 mod journaled;
 mod ledger;
 mod mode;
+mod pilot;
 pub mod reader;
 mod result;
 mod resumable;
@@ -32,7 +33,7 @@ use crate::exit::{Exit, Stop};
 use crate::line::Format;
 use crate::line::completion::Style;
 use crate::line::escape::shown;
-use crate::report::{self, Reporter};
+use crate::report::{self, Lines, Reporter};
 use crate::shutdown::{Shutdown, listen};
 
 pub use crate::config::Order;
@@ -42,6 +43,7 @@ pub use intake::Intake;
 pub use journaled::{Journaled, Parts, Rest, Sink};
 pub use ledger::{Ledger, Why};
 use mode::{Filter, Rest as PlainRest};
+use pilot::Sample;
 use reader::Source;
 pub use reader::{Found, Split};
 pub use result::{Place, Rendering, SecondReading, look};
@@ -75,14 +77,16 @@ struct Stage {
 impl Stage {
     fn set(config: Config) -> Result<Self, Stop> {
         let sources = open_sources(&config)?;
+        if config.input.pilot.is_some() {
+            pilot::must_be_files(&sources)?;
+        }
         let failed_lines = create_failed(&config)?;
         let clients = connection::clients(&config)?;
         let shutdown = Shutdown::default();
         listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
         let files = regular_files(&sources);
-        let counted = regular_files(&sources);
         let to_stdout = config.output.destination == Destination::Stdout;
-        let reporter = Reporter::start(&config, counted, to_stdout && writer::stdout_is_terminal());
+        let reporter = Reporter::start(&config, to_stdout && writer::stdout_is_terminal());
         if let Some(warning) = expiry_warning(&config, SystemTime::now()) {
             reporter.warn(&warning);
         }
@@ -95,29 +99,48 @@ impl Stage {
         let bytes: Option<u64> = files.iter().map(|file| Some(file.metadata().ok()?.len())).sum();
         // Somebody who ends a run waits for its end, not for a number.
         bytes.filter(|bytes| *bytes <= COUNTED_BYTES_MAX)?;
-        report::count_lines(files, self.config.input.separator)
+        report::count_lines(files, self.config.input.separator, self.config.input.shard)
+    }
+
+    /// Lets the reporter look ahead at a run that begins now; a journal answers at most so many lines of it.
+    fn look_ahead(&self, in_journal: u64) {
+        let input = &self.config.input;
+        let files = self.files.as_ref().and_then(|files| files.iter().map(|file| file.try_clone().ok()).collect());
+        let lines = match (self.reporter.pilot(), files) {
+            (Some(pilot), _) => Lines::Known(pilot.tried),
+            (None, Some(files)) => {
+                Lines::Counted { files, separator: input.separator, shard: input.shard, answered: in_journal }
+            }
+            (None, None) => return,
+        };
+        self.reporter.look_ahead(&self.config, lines);
     }
 }
 
 /// Runs the filter to its end.
 pub async fn run(config: Config) -> Result<Exit, Stop> {
-    let stage = Stage::set(config)?;
+    let mut stage = Stage::set(config)?;
+    let Some(sample) = pilot::prepare(&mut stage).await? else {
+        return Ok(closing::exit_after(stage.shutdown.cause()));
+    };
     match stage.config.output.journal.clone() {
-        Some(journal) => resumable::run(stage, &journal).await,
-        None => run_plain(stage).await,
+        Some(journal) => resumable::run(stage, &journal, sample).await,
+        None => run_plain(stage, sample).await,
     }
 }
 
-async fn run_plain(mut stage: Stage) -> Result<Exit, Stop> {
+async fn run_plain(mut stage: Stage, sample: Option<Sample>) -> Result<Exit, Stop> {
     let writer = Writer::to_stdout().map_err(stdout_stop)?;
     let understanding = understanding(&stage.config);
     let sources = std::mem::take(&mut stage.sources);
     let input = reader::start(sources, split(&stage.config), None, move |line, found| understanding.of(line, found))
         .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
+    stage.look_ahead(0);
     let config = &stage.config;
     let window = Window::new(config.output.order, window_lines_max(config), config.limits.window_bytes_max);
     let failed_lines = stage.failed_lines.take();
-    let mut filter = Filter::new(style(config), Intake::new(input), window, writer, failed_lines, ledger(&stage));
+    let mut filter =
+        Filter::new(style(config), Intake::sampling(input, sample), window, writer, failed_lines, ledger(&stage));
     let endpoints = connection::endpoints(config, &stage.clients);
     let ended = engine::run(engine_settings(config), endpoints, &mut filter, &stage.shutdown).await;
     let rest = filter.finish();

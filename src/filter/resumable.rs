@@ -2,6 +2,7 @@
 
 pub mod copy;
 mod ending;
+mod past;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use super::closing::exit_after;
 use super::intake::Intake;
 use super::journaled::{Journaled, Parts, Sink};
 use super::ledger::Why;
+use super::pilot::Sample;
 use super::reader::{self, Copy, Source};
 use super::result::{self, Place, SecondReading};
 use super::settings_guard::Guard;
@@ -22,7 +24,7 @@ use crate::engine;
 use crate::exit::{Exit, Stop};
 use crate::journal::lock::{Holder, Lock};
 use crate::journal::publish::{self, Exclusive};
-use crate::journal::{self, Closed, Journal, Known, Opened, Options, Settings, Shard};
+use crate::journal::{self, Closed, Journal, Known, Opened, Options, Settings, Shard, Spending};
 use crate::line::escape::shown;
 use crate::shutdown::Level;
 
@@ -34,7 +36,7 @@ struct Target {
 }
 
 /// Runs the filter with a journal to its end.
-pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
+pub async fn run(stage: Stage, wish: &JournalConfig, sample: Option<Sample>) -> Result<Exit, Stop> {
     let target = match &stage.config.output.destination {
         Destination::File(path) => Some(path.clone()),
         Destination::Stdout => None,
@@ -61,10 +63,11 @@ pub async fn run(stage: Stage, wish: &JournalConfig) -> Result<Exit, Stop> {
             shown(&wish.path)
         ));
     }
-    let mut run = Run { stage, settings, target: None, journal: Some(journal), before: None, copy: None };
+    let mut run = Run { stage, settings, sample, target: None, journal: Some(journal), before: None, copy: None };
     let result = run.through(known, target).await;
     // Whatever happened, the lock is given back; and what happened first is told.
-    let discard = run.stage.config.output.discard_journal && run.target.is_some() && is_finished(&result);
+    let discard =
+        run.stage.config.output.discard_journal && run.target.is_some() && !run.is_pilot() && is_finished(&result);
     let closed = match run.journal.take() {
         Some(journal) => journal.close(discard).await,
         None => Ok(()),
@@ -126,6 +129,8 @@ fn settings(config: &Config) -> Settings {
 struct Run {
     stage: Stage,
     settings: Settings,
+    /// The lines that are tried, when this is a pilot: then F is not made.
+    sample: Option<Sample>,
     target: Option<Target>,
     journal: Option<Journal>,
     /// How the run before ended.
@@ -150,10 +155,19 @@ impl Run {
         let input =
             reader::start(sources, split(&self.stage.config), copy, move |line, found| understanding.of(line, found))
                 .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
-        let parts = self.parts(Intake::new(input), guard, known).await?;
+        let was_killed = known.records > 0 && self.before.is_none();
+        let mut earlier = known.past.clone();
+        if was_killed {
+            // What it had in flight may have been counted by the service, too.
+            earlier.add_unknown(self.stage.config.limits.concurrency.get() as u64);
+        }
+        let in_journal = known.index.records();
+        let parts = self.parts(Intake::sampling(input, self.sample.clone()), guard, known).await?;
         let stage = &self.stage;
+        stage.look_ahead(in_journal);
         let mut mode = Journaled::new(parts, ledger(stage));
-        let endpoints = connection::endpoints(&stage.config, &stage.clients);
+        let mut endpoints = connection::endpoints(&stage.config, &stage.clients);
+        past::remember(&mut endpoints, &stage.config, &earlier);
         let ended = engine::run(engine_settings(&stage.config), endpoints, &mut mode, &stage.shutdown).await;
         let rest = mode.finish(self.closing().patience()).await;
         if matches!(rest.why, Some(Why::NoModel)) {
@@ -161,6 +175,10 @@ impl Run {
             return Err(connection::no_model(&self.stage.clients).await);
         }
         self.end(ended, rest, second).await
+    }
+
+    fn is_pilot(&self) -> bool {
+        self.sample.is_some()
     }
 
     fn journal(&mut self) -> Result<&mut Journal, Stop> {
@@ -198,7 +216,8 @@ impl Run {
         sources: &[Source],
         known: &Known,
     ) -> Result<(Option<SecondReading>, Option<Copy>), Stop> {
-        let (Some(_), Some(path)) = (&self.target, self.stage.config.output.input_copy_path()) else {
+        let target = self.target.as_ref().filter(|_| !self.is_pilot());
+        let (Some(_), Some(path)) = (target, self.stage.config.output.input_copy_path()) else {
             return Ok((None, None));
         };
         let again: Result<Vec<_>, _> = sources.iter().map(Source::again).collect();
@@ -235,6 +254,7 @@ impl Run {
             journal: self.journal.take().ok_or(journal::Error::Gone)?,
             known,
             settings: self.settings.clone(),
+            spending: Spending::new(past::base_urls(&self.stage.config)),
             records,
             sink,
         })

@@ -10,6 +10,8 @@ use crate::line::{ErrorCode, Outcome};
 
 /// Models that are counted by name; the rest are counted together.
 const MODELS_MAX: usize = 64;
+/// No answer is taken to be faster: clocks are not that fine.
+const SECONDS_EACH_MIN: f64 = 1e-3;
 
 /// The counters of a run.
 #[derive(Debug, Default)]
@@ -20,9 +22,14 @@ pub struct Counts {
     truncated: AtomicU64,
     empty: AtomicU64,
     other_model: AtomicU64,
+    whitespace: AtomicU64,
     attempts: AtomicU64,
     retries: AtomicU64,
     in_flight: AtomicU64,
+    in_flight_max: AtomicU64,
+    /// Lines that this run asked and that were answered, and the time that they took together.
+    answered_here: AtomicU64,
+    answered_microseconds: AtomicU64,
     tokens_prompt: AtomicU64,
     tokens_completion: AtomicU64,
     names: Mutex<Names>,
@@ -76,17 +83,46 @@ impl Counts {
         self.in_flight.load(Relaxed)
     }
 
+    /// The most requests that were in flight at one time.
+    pub fn in_flight_max(&self) -> u64 {
+        self.in_flight_max.load(Relaxed)
+    }
+
+    /// Lines that this run asked and that were answered.
+    pub fn answered_here(&self) -> u64 {
+        self.answered_here.load(Relaxed)
+    }
+
+    /// The mean time from a line's first attempt to its answer, in seconds; nothing before the first answer of this run.
+    pub fn seconds_each(&self) -> Option<f64> {
+        let answered = Some(self.answered_here()).filter(|answered| *answered > 0)?;
+        Some(self.answered_microseconds.load(Relaxed) as f64 / 1e6 / answered as f64)
+    }
+
+    /// How many lines a second the service answers when no quota holds them back: as many as are in flight, in the time
+    /// that each takes (Little's law).
+    pub fn lines_per_second(&self) -> Option<f64> {
+        Some(self.in_flight_max() as f64 / self.seconds_each()?.max(SECONDS_EACH_MIN)).filter(|speed| *speed > 0.0)
+    }
+
+    /// Tokens of prompts and completions that one line of this run took on average; 0 where the service tells none.
+    pub fn tokens_each(&self) -> f64 {
+        let (prompt, completion) = self.tokens();
+        (prompt + completion) as f64 / self.answered_here().max(1) as f64
+    }
+
     /// Tokens of prompts and of completions, as the service counts them.
     pub fn tokens(&self) -> (u64, u64) {
         (self.tokens_prompt.load(Relaxed), self.tokens_completion.load(Relaxed))
     }
 
     /// Flagged answers: truncated, empty, from another model.
-    pub fn flags(&self) -> [(&'static str, u64); 3] {
+    pub fn flags(&self) -> [(&'static str, u64); 4] {
         [
             ("truncated", self.truncated.load(Relaxed)),
             ("empty", self.empty.load(Relaxed)),
             ("other_model", self.other_model.load(Relaxed)),
+            ("whitespace", self.whitespace.load(Relaxed)),
         ]
     }
 
@@ -111,6 +147,8 @@ impl Counts {
         if let Ok(answer) = &outcome.result {
             add(&self.tokens_prompt, answer.tokens.prompt);
             add(&self.tokens_completion, answer.tokens.completion);
+            add(&self.answered_here, 1);
+            add(&self.answered_microseconds, (outcome.seconds * 1e6) as u64);
         }
         self.any_one(outcome, flags);
     }
@@ -129,6 +167,7 @@ impl Counts {
                     (&self.truncated, flags.truncated),
                     (&self.empty, flags.empty),
                     (&self.other_model, flags.other_model),
+                    (&self.whitespace, flags.whitespace),
                 ] {
                     add(counter, u64::from(set));
                 }
@@ -147,6 +186,9 @@ impl Counts {
             Event::Sent { in_flight } => {
                 add(&self.attempts, 1);
                 self.in_flight.store(*in_flight as u64, Relaxed);
+                if *in_flight as u64 > self.in_flight_max() {
+                    self.in_flight_max.store(*in_flight as u64, Relaxed);
+                }
             }
             Event::Ended { in_flight } => self.in_flight.store(*in_flight as u64, Relaxed),
             Event::Retry { .. } => add(&self.retries, 1),

@@ -42,7 +42,7 @@ fn summary(config: &Config, reporter: &Reporter, input: Option<InputFacts>, unse
     };
     let codes = counts.codes().into_iter().map(|(code, count)| (code.as_str().to_owned(), count)).collect();
     let flags = counts.flags().iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-    json!({
+    let mut summary = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "exit_status": exit.code(),
         "input": {
@@ -65,7 +65,15 @@ fn summary(config: &Config, reporter: &Reporter, input: Option<InputFacts>, unse
         "tokens": { "prompt": prompt, "completion": completion },
         "began": humantime::format_rfc3339_millis(reporter.began_at()).to_string(),
         "seconds": reporter.seconds(),
-    })
+    });
+    if let Some(before) = reporter.outlook.before() {
+        summary["forecast_seconds"] = before.as_secs_f64().into();
+    }
+    if let Some(pilot) = reporter.pilot() {
+        let projected = reporter.projected(config).map(|projected| projected.to_json());
+        summary["pilot"] = json!({ "lines": pilot.lines, "bad": pilot.bad, "projected": projected });
+    }
+    summary
 }
 
 fn settings(config: &Config) -> Value {

@@ -3,16 +3,20 @@
 //! Invariants: nothing here writes stdout; text from outside is escaped before it is shown; no prompt, answer or key is
 //! ever shown.
 
+mod counting;
 pub mod counts;
+mod eta;
 pub mod log;
 pub mod meta;
+mod outlook;
+mod pilot;
 mod progress;
+mod quotas;
 mod summary;
 
-use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use crate::config::{Config, Verbosity};
@@ -22,9 +26,13 @@ use crate::line::completion::Flags;
 use crate::line::escape::{self, for_people};
 use crate::line::{Failure, Outcome};
 
+pub use counting::count as count_lines;
 pub use counts::Counts;
+pub use outlook::Lines;
+use outlook::Outlook;
+pub use pilot::Pilot;
+use pilot::{Projected, Samples};
 use progress::Progress;
-pub use progress::count as count_lines;
 
 /// Who hears how a run goes.
 pub trait Audience {
@@ -50,28 +58,42 @@ pub struct Reporter {
     verbosity: Verbosity,
     counts: Arc<Counts>,
     progress: Progress,
+    outlook: Outlook,
+    /// What the lines of a pilot took, when this is one.
+    samples: OnceLock<Samples>,
     began: Instant,
     began_at: SystemTime,
     left_out: AtomicBool,
 }
 
 impl Reporter {
-    /// Begins to report a run: a bar on a terminal, lines where `--progress` asks for them. `files` are the inputs, when
-    /// all of them can be read a second time, to count their lines; a bar would tear answers that go to the terminal too.
-    pub fn start(config: &Config, files: Option<Vec<File>>, answers_on_terminal: bool) -> Self {
+    /// Begins to report a run: a bar on a terminal, lines where `--progress` asks for them. A bar would tear answers that
+    /// go to the terminal too.
+    pub fn start(config: &Config, answers_on_terminal: bool) -> Self {
         let counts = Arc::new(Counts::default());
-        let verbosity = config.report.verbosity;
-        let progress = Progress::start(&config.report, &counts, files, config.input.separator, answers_on_terminal);
+        let progress = Progress::start(config, &counts, answers_on_terminal);
         let reporter = Self {
-            verbosity,
+            verbosity: config.report.verbosity,
             counts,
             progress,
+            outlook: Outlook::default(),
+            samples: OnceLock::new(),
             began: Instant::now(),
             began_at: SystemTime::now(),
             left_out: AtomicBool::new(false),
         };
         config.warnings.iter().for_each(|warning| reporter.warn(warning));
         reporter
+    }
+
+    /// From here on the run is a pilot.
+    pub fn begin_pilot(&self, pilot: Pilot) {
+        let _ = self.samples.set(Samples::new(pilot));
+    }
+
+    /// What the run is a pilot of, if it is one.
+    pub fn pilot(&self) -> Option<&Pilot> {
+        self.samples.get().map(Samples::pilot)
     }
 
     /// What has been counted so far.
@@ -96,26 +118,36 @@ impl Reporter {
         }
     }
 
-    /// The end: takes the bar away and tells the summary.
-    pub fn finish(&self, unsettled: u64, complete: bool, input_ended: bool, exit: Exit) {
+    /// The end: takes the bar away and tells the summary, and of a pilot what it says of all lines.
+    pub fn finish(&self, config: &Config, unsettled: u64, complete: bool, input_ended: bool, exit: Exit) {
+        self.outlook.end();
         self.progress.finish();
         if self.verbosity > Verbosity::Quiet && exit != Exit::ReaderGone {
-            self.say(&summary::line(&self.counts, self.seconds(), unsettled, complete, input_ended));
+            self.say(&summary::line(self, unsettled, complete, input_ended));
+            let told = self.projected(config).map_or_else(Vec::new, |projected| projected.told());
+            told.iter().for_each(|told| self.say(&format!("anvil-filter: {told}")));
         }
     }
 
+    /// What a pilot says of all lines, if this is one and any line was answered.
+    fn projected(&self, config: &Config) -> Option<Projected> {
+        self.samples.get()?.projected(config, &self.counts)
+    }
+
     fn say(&self, message: &str) {
-        self.progress.suspended(|| say(message));
+        self.progress.voice().say(message);
     }
 }
 
 impl Audience for &Reporter {
     fn settled(&self, outcome: &Outcome, flags: Flags) {
         self.counts.settled_one(outcome, flags);
+        self.samples.get().into_iter().for_each(|samples| samples.add(outcome));
     }
 
     fn replayed(&self, outcome: &Outcome, flags: Flags) {
         self.counts.replayed_one(outcome, flags);
+        self.samples.get().into_iter().for_each(|samples| samples.add(outcome));
     }
 
     fn line_failed(&self, line: u64, failure: &Failure) {
@@ -131,7 +163,7 @@ impl Audience for &Reporter {
     fn event(&self, event: &Event) {
         self.counts.event(event);
         match event {
-            Event::Sent { .. } | Event::Ended { .. } => {}
+            Event::Sent { .. } | Event::Ended { .. } | Event::Spent { .. } => {}
             Event::DialectFound(dialect) => tracing::info!(dialect = dialect.name(), "dialect found"),
             Event::Retry { reason, delay } => {
                 tracing::info!(delay_seconds = delay.as_secs_f64(), reason = for_people(reason, 300), "retry")

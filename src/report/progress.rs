@@ -1,7 +1,5 @@
 //! Progress: a bar on a terminal, a line every 30 s elsewhere when it is asked for. Runs on a thread of its own.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,55 +8,59 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::eta::Eta;
+use super::quotas::AllQuotas;
 use super::{Counts, say, stderr_is_terminal};
-use crate::config::{Report, Separator, Verbosity};
+use crate::config::{Config, Verbosity};
+use crate::flow::people::for_people;
 
-const BAR_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(30);
-/// Rates are those of about so many seconds.
-const RATE_SECONDS: f64 = 10.0;
 
 /// The display, if there is one.
 #[derive(Debug)]
 pub struct Progress {
-    bar: Option<ProgressBar>,
+    voice: Voice,
+    /// Lines that there are to do; 0 while nobody knows.
+    total: Arc<AtomicU64>,
     stop: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
 
 impl Progress {
-    /// Starts the display that fits: none, a bar, or lines.
-    pub fn start(
-        report: &Report,
-        counts: &Arc<Counts>,
-        files: Option<Vec<File>>,
-        separator: Separator,
-        answers_on_terminal: bool,
-    ) -> Self {
-        let terminal = stderr_is_terminal();
-        // Answers on the same terminal would be torn by the bar.
-        let bar_fits = terminal && !answers_on_terminal && report.verbosity == Verbosity::Normal;
-        if !bar_fits && !report.progress {
-            return Self { bar: None, stop: Mutex::new(None) };
-        }
-        let total = Arc::new(AtomicU64::new(0));
-        if let Some(files) = files {
-            count_lines(files, separator, &total);
-        }
+    /// Starts the display that fits: none, a bar, or lines. A bar would tear answers that go to the terminal too.
+    pub fn start(config: &Config, counts: &Arc<Counts>, answers_on_terminal: bool) -> Self {
+        let report = &config.report;
+        let bar_fits = stderr_is_terminal() && !answers_on_terminal && report.verbosity == Verbosity::Normal;
         let bar = bar_fits.then(new_bar);
-        let (sender, receiver) = channel();
-        let display = Display { bar: bar.clone(), counts: Arc::clone(counts), total, rates: Rates::default() };
-        let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(move || display.run(&receiver));
-        // Without a thread there is no progress, which is no reason not to work.
-        let stop = Mutex::new(thread.ok().map(|thread| (sender, thread)));
-        Self { bar, stop }
+        let progress = Self { voice: Voice { bar }, total: Arc::default(), stop: Mutex::new(None) };
+        if bar_fits || report.progress {
+            progress.show(counts, AllQuotas::of(&config.service.endpoints));
+        }
+        progress
     }
 
-    /// Runs `tell` while the bar is out of the way.
-    pub fn suspended(&self, tell: impl FnOnce()) {
-        match &self.bar {
-            Some(bar) => bar.suspend(tell),
-            None => tell(),
-        }
+    fn show(&self, counts: &Arc<Counts>, quotas: Option<AllQuotas>) {
+        let (sender, receiver) = channel();
+        let (bar, total) = (self.voice.bar.clone(), Arc::clone(&self.total));
+        let display = Display { bar, counts: Arc::clone(counts), total, eta: Eta::new(quotas) };
+        let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(move || display.run(&receiver));
+        // Without a thread there is no progress, which is no reason not to work.
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = thread.ok().map(|thread| (sender, thread));
+    }
+
+    /// Whether anything is shown.
+    pub fn is_shown(&self) -> bool {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Where the number of lines is to be written.
+    pub fn total(&self) -> &Arc<AtomicU64> {
+        &self.total
+    }
+
+    /// How people are told something while the display is there.
+    pub fn voice(&self) -> &Voice {
+        &self.voice
     }
 
     /// Takes the display away.
@@ -67,8 +69,24 @@ impl Progress {
             drop(sender);
             let _ = thread.join();
         }
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.voice.bar {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// Tells people something, with the bar out of the way.
+#[derive(Clone, Debug)]
+pub struct Voice {
+    bar: Option<ProgressBar>,
+}
+
+impl Voice {
+    /// Says it.
+    pub fn say(&self, message: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(message)),
+            None => say(message),
         }
     }
 }
@@ -79,54 +97,30 @@ fn new_bar() -> ProgressBar {
     bar
 }
 
-/// Counts the lines of the input on a thread of its own.
-fn count_lines(files: Vec<File>, separator: Separator, total: &Arc<AtomicU64>) {
-    let total = Arc::clone(total);
-    let counting = move || {
-        // Positioned reads: the reader shares the files' offsets.
-        total.store(count(&files, separator).unwrap_or(0), Relaxed);
-    };
-    // Without the count there is no total to show, and that is all.
-    let _ = std::thread::Builder::new().name("counter".to_owned()).spawn(counting);
-}
-
-/// Lines of files that are not blank, when all of them can be read at any place.
-pub fn count(files: &[File], separator: Separator) -> Option<u64> {
-    files.iter().map(|file| count_file(file, separator)).sum()
-}
-
-fn count_file(file: &File, separator: Separator) -> Option<u64> {
-    let terminator = if separator == Separator::Nul { 0 } else { b'\n' };
-    let (mut buffer, mut offset, mut lines, mut blank) = (vec![0; 256 << 10], 0, 0, true);
-    loop {
-        let length = file.read_at(&mut buffer, offset).ok()?;
-        if length == 0 {
-            return Some(lines + u64::from(!blank));
-        }
-        offset += length as u64;
-        for piece in buffer[..length].split_inclusive(|byte| *byte == terminator) {
-            blank &= piece.iter().all(u8::is_ascii_whitespace) || piece == [terminator];
-            if piece.last() == Some(&terminator) {
-                lines += u64::from(!blank);
-                blank = true;
-            }
-        }
-    }
-}
-
 struct Display {
     bar: Option<ProgressBar>,
     counts: Arc<Counts>,
     total: Arc<AtomicU64>,
-    rates: Rates,
+    eta: Eta,
 }
 
 impl Display {
     fn run(mut self, stop: &Receiver<()>) {
-        let every = if self.bar.is_some() { BAR_EVERY } else { LINE_EVERY };
+        let (look_every, tell_every) = match &self.bar {
+            Some(_) => (LOOK_EVERY, LOOK_EVERY),
+            None if self.eta.looks_often() => (LOOK_EVERY, LINE_EVERY),
+            None => (LINE_EVERY, LINE_EVERY),
+        };
         let began = Instant::now();
-        while stop.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-            let text = self.text(began.elapsed().as_secs_f64());
+        let mut tell_at = tell_every;
+        while stop.recv_timeout(look_every) == Err(RecvTimeoutError::Timeout) {
+            let now = began.elapsed();
+            self.eta.look(now, &self.counts);
+            if now < tell_at {
+                continue;
+            }
+            tell_at = now + tell_every;
+            let text = self.text(now);
             match &self.bar {
                 Some(bar) => {
                     bar.set_message(text);
@@ -137,21 +131,20 @@ impl Display {
         }
     }
 
-    fn text(&mut self, seconds: f64) -> String {
-        let (settled, tokens) = (self.counts.settled(), self.counts.tokens().1);
-        self.rates.update(seconds, settled, tokens);
+    fn text(&mut self, now: Duration) -> String {
+        let settled = self.counts.settled();
+        let (lines_per_second, tokens_per_second) = self.eta.rates();
         let total = self.total.load(Relaxed);
         let mut parts = vec![match total {
             0 => format!("{settled} lines"),
             _ => format!("{} {settled}/{total} ({}%)", drawn(settled, total), settled * 100 / total.max(1)),
         }];
-        parts.push(format!("{:.1}/s", self.rates.lines));
+        parts.push(format!("{lines_per_second:.1}/s"));
         parts.push(format!("{} in flight", self.counts.in_flight()));
         parts.push(format!("{} failed", self.counts.failed()));
-        parts.push(format!("{:.0} tokens/s", self.rates.tokens));
-        let left = total.saturating_sub(settled) as f64 / self.rates.lines;
-        if total > settled && left.is_finite() && left < 1e8 {
-            parts.push(format!("{} left", humantime::format_duration(Duration::from_secs(left as u64 + 1))));
+        parts.push(format!("{tokens_per_second:.0} tokens/s"));
+        if let Some(left) = self.eta.left(now, total, &self.counts) {
+            parts.push(format!("{} left", for_people(left)));
         }
         parts.join(", ")
     }
@@ -162,28 +155,4 @@ fn drawn(done: u64, total: u64) -> String {
     const WIDTH: u64 = 20;
     let filled = (done * WIDTH / total.max(1)).min(WIDTH);
     (0..WIDTH).map(|cell| if cell < filled { '█' } else { '░' }).collect()
-}
-
-/// Rates that forget: an exponential mean over about [`RATE_SECONDS`].
-#[derive(Debug, Default)]
-struct Rates {
-    seconds: f64,
-    settled: u64,
-    generated: u64,
-    lines: f64,
-    tokens: f64,
-}
-
-impl Rates {
-    fn update(&mut self, seconds: f64, settled: u64, generated: u64) {
-        let passed = seconds - self.seconds;
-        if passed <= 0.0 {
-            return;
-        }
-        // Until the window is full, the mean since the start is the best estimate.
-        let weight = (passed / RATE_SECONDS.min(seconds)).min(1.0);
-        self.lines += weight * ((settled - self.settled) as f64 / passed - self.lines);
-        self.tokens += weight * ((generated - self.generated) as f64 / passed - self.tokens);
-        (self.seconds, self.settled, self.generated) = (seconds, settled, generated);
-    }
 }

@@ -1,9 +1,11 @@
 //! The one line at the end of a run.
 
-use super::Counts;
+use super::Reporter;
+use crate::flow::people::thousands;
 
 /// How the run went: lines, answers, failures by code, flags, retries, tokens, wall time.
-pub fn line(counts: &Counts, seconds: f64, unsettled: u64, complete: bool, input_ended: bool) -> String {
+pub fn line(reporter: &Reporter, unsettled: u64, complete: bool, input_ended: bool) -> String {
+    let (counts, seconds) = (reporter.counts(), reporter.seconds());
     let settled = counts.settled();
     let mut parts = vec![format!("{} answered", counts.answered())];
     if counts.failed() > 0 {
@@ -39,5 +41,9 @@ pub fn line(counts: &Counts, seconds: f64, unsettled: u64, complete: bool, input
     }
     let stopped = if complete { "" } else { "stopped early: " };
     let noun = if settled == 1 { "line" } else { "lines" };
-    format!("anvil-filter: {stopped}{settled} {noun}: {}", parts.join(", "))
+    let lines = match reporter.pilot() {
+        Some(pilot) => format!("pilot: {} of {} lines", thousands(settled), thousands(pilot.lines)),
+        None => format!("{settled} {noun}"),
+    };
+    format!("anvil-filter: {stopped}{lines}: {}", parts.join(", "))
 }

@@ -44,7 +44,8 @@ impl Run {
         };
         let read_whole = end.as_ref().is_some_and(|end| end.error.is_none());
         let held = known.index.records();
-        let closed = match complete && read_whole {
+        // A pilot has settled its sample, which is not the input.
+        let closed = match complete && read_whole && !self.is_pilot() {
             true => self.complete(known, end.as_ref(), recorded, second).await,
             false => self.interrupted(end.as_ref(), recorded).await,
         };
@@ -155,7 +156,10 @@ impl Run {
         }
         let stage = &self.stage;
         let counts = stage.reporter.counts();
-        let whole = stage.config.input.shard.is_none().then(|| stage.count_lines()).flatten();
+        let whole = match stage.reporter.pilot() {
+            Some(pilot) => Some(pilot.tried),
+            None => stage.config.input.shard.is_none().then(|| stage.count_lines()).flatten(),
+        };
         let of = whole.map_or(String::new(), |lines| format!(" of {lines}"));
         let failed = if counts.failed() > 0 { format!(", {} failed", counts.failed()) } else { String::new() };
         // Lines that were put before others hide what is known of those.

@@ -129,8 +129,7 @@ impl Projection {
 impl fmt::Display for Projection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.seconds.all().map(seconds_told);
-        write!(out, "pilot: {} of {} lines, ", thousands(self.sampled), thousands(self.lines))?;
-        write!(out, "{} each", ranged(&seconds))?;
+        write!(out, "a line takes {}", ranged(&seconds))?;
         if let (Some(tokens), Some(all)) = (self.tokens, self.tokens()) {
             let [prompt, completion] = [tokens.prompt, tokens.completion].map(about);
             write!(out, ", {prompt} tokens of the prompt and {completion} of the answer")?;
@@ -178,7 +177,7 @@ mod tests {
         let projection = project(&samples, 100_000, 16, None, by_speed).unwrap();
         assert_eq!(
             projection.to_string(),
-            "pilot: 20 of 100,000 lines, about 1.8 s (1.7 s to 1.9 s) each, 240 tokens of the prompt and 310 of the answer\n\
+            "a line takes about 1.8 s (1.7 s to 1.9 s), 240 tokens of the prompt and 310 of the answer\n\
              all 100,000 lines: about 55,000,000 (54,400,000 to 55,600,000) tokens\n\
              the other 99,980 at 8.9 per s: about 3 h 7 min (2 h 57 min to 3 h 18 min)"
         );
@@ -194,7 +193,7 @@ mod tests {
         let projection = project(&samples, 1_002, 16, Some("10,000 tokens per min"), by_tokens).unwrap();
         assert_eq!(
             projection.to_string(),
-            "pilot: 2 of 1,002 lines, about 2.0 s (1.0 s to 3.0 s) each, 600 tokens of the prompt and 500 of the answer\n\
+            "a line takes about 2.0 s (1.0 s to 3.0 s), 600 tokens of the prompt and 500 of the answer\n\
              all 1,002 lines: about 1,100,000 (1,000,000 to 1,200,000) tokens\n\
              the other 1,000 at 10,000 tokens per min: about 1 h 50 min (1 h 40 min to 2 h)"
         );
@@ -204,10 +203,7 @@ mod tests {
     fn without_usage_only_the_time_is_told() {
         let samples = [Sample { seconds: 30.0, prompt_tokens: Some(3), completion_tokens: None }; 5];
         let projection = project(&samples, 35, 2, None, by_speed).unwrap();
-        assert_eq!(
-            projection.to_string(),
-            "pilot: 5 of 35 lines, about 30 s each\nthe other 30 at 4.0 per min: about 7 min 30 s"
-        );
+        assert_eq!(projection.to_string(), "a line takes about 30 s\nthe other 30 at 4.0 per min: about 7 min 30 s");
         assert_eq!((projection.tokens(), projection.time()[1]), (None, Duration::from_secs(450)));
     }
 
