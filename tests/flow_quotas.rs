@@ -173,3 +173,14 @@ fn a_quota_that_is_waited_for_is_no_trouble() {
     assert!(!output.stderr.contains("out") && !output.stderr.contains("paus"), "{output}");
     assert!(output.lines().iter().all(|line| line["attempts"] == 1));
 }
+
+/// The last line uses the quota up; nothing is left to be sent, and so nothing to wait for.
+#[test]
+fn a_run_ends_with_its_last_answer() {
+    let sim = Sim::start(&[]);
+    for quota in [["--rate", "20/20s"], ["--tokens-per-min", "40"]] {
+        let output = Run::on(&sim).args(quota).input(prompts(20)).output().expect(0);
+        output.answers_prompts(20);
+        assert!(output.waited < Duration::from_secs(10), "{quota:?}: {:?}", output.waited);
+    }
+}
