@@ -12,8 +12,17 @@ const SILENT: [&str; 3] = ["--regime", "openai", "--no-usage"];
 /// A service of so many slots, the rest of its habits as flags.
 fn with_slots(slots: usize, flags: &[&str]) -> Sim {
     let slots = slots.to_string();
-    let all = ["--slots", &slots, "--first-token", "15", "--latency", "fixed:60", "--chunks", "3"];
+    let all = ["--slots", &slots, "--first-token", "15", "--latency", "fixed:30", "--chunks", "3"];
     Sim::start(&all.iter().chain(flags).copied().collect::<Vec<_>>())
+}
+
+/// Runs all cases side by side: most of their time they wait.
+fn each<T: Send + Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| check(case));
+        }
+    });
 }
 
 fn queue_mean(stats: &Value) -> f64 {
@@ -24,25 +33,25 @@ fn queue_mean(stats: &Value) -> f64 {
 #[test]
 fn the_servers_queue_stays_short_whatever_it_tells() {
     let cases: [(&[&str], &[&str]); 3] = [(&[], &[]), (&SILENT, &[]), (&[], &["--upstream", "whole"])];
-    for (flags, args) in cases {
+    each(&cases, |(flags, args)| {
         let sim = with_slots(4, flags);
-        let run = Run::on(&sim).args(["-j", "32"]).args(args);
+        let run = Run::on(&sim).args(["-j", "32"]).args(*args);
         run.input(prompts(160)).output().expect(0).answers_prompts(160);
         let stats = sim.stats();
         assert!(stats["queued_max"].as_u64().unwrap() <= 8, "{flags:?} {args:?}: {stats}");
         assert!(queue_mean(&stats) < 3.0, "{flags:?} {args:?}: {stats}");
         assert!(stats["in_flight_max"].as_u64().unwrap() >= 4, "all slots are used: {stats}");
-    }
+    });
 }
 
 #[test]
 fn a_fixed_number_is_kept_in_flight_queue_or_not() {
-    for flags in [&[][..], &SILENT] {
+    each(&[&[][..], &SILENT], |flags| {
         let sim = with_slots(4, flags);
-        Run::on(&sim).args(["-j", "32", "--fixed"]).input(prompts(120)).output().expect(0);
+        Run::on(&sim).args(["-j", "32", "--fixed"]).input(prompts(100)).output().expect(0);
         let stats = sim.stats();
         assert_eq!((&stats["in_flight_max"], &stats["queued_max"]), (&json!(32), &json!(28)), "{stats}");
-    }
+    });
 }
 
 /// A service without a queue is used as far as -j goes, 16 where it is not given, and never further.
@@ -56,11 +65,12 @@ fn the_ceiling_is_reached_and_kept() {
         (&["--fixed"], 4),
         (&["--fixed", "-j", "7"], 7),
     ];
-    for (args, ceiling) in ceilings {
+    each(&ceilings, |(args, ceiling)| {
         let sim = with_slots(64, &[]);
-        Run::on(&sim).args(args).input(prompts(150 * ceiling.min(4) as usize / 2)).output().expect(0);
-        assert_eq!(sim.count("in_flight_max"), ceiling, "{args:?}");
-    }
+        let lines = if *ceiling > 8 { 400 } else { 50 };
+        Run::on(&sim).args(*args).input(prompts(lines)).output().expect(0);
+        assert_eq!(sim.count("in_flight_max"), *ceiling, "{args:?}");
+    });
 }
 
 /// Two models share the ceiling; each has its own limit, so the crowded one does not hold the other back.
@@ -70,13 +80,13 @@ fn each_model_has_its_own_limit() {
     let input: String = (0..200)
         .map(|number| json!({ "prompt": format!("p {number}"), "model": models[number % 2] }).to_string() + "\n")
         .collect();
-    for flags in [&[][..], &SILENT] {
+    each(&[&[][..], &SILENT], |flags| {
         let sim = with_slots(4, flags);
         let output = Run::on(&sim).args(["-j", "32"]).input(input.clone()).output().expect(0);
         assert_eq!(output.codes(), vec![""; 200]);
         let stats = sim.stats();
         assert!(stats["queued_max"].as_u64().unwrap() <= 16 && queue_mean(&stats) < 6.0, "{flags:?}: {stats}");
-    }
+    });
 }
 
 /// The server gets more slots in the middle: they are found.
