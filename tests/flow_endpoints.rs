@@ -80,7 +80,7 @@ fn all_that_are_away_are_an_outage() {
 /// A model that one of them has only is asked for there, and one that nobody has fails alone.
 #[test]
 fn a_model_is_asked_for_where_it_is() {
-    for regime in ["0.6", "0.12"] {
+    for regime in ["0.6", "0.12", "openai"] {
         let [left, right] = ["left", "right"]
             .map(|own| Sim::start(&["--regime", regime, "--model", own, "--model", "both", "--latency", "fixed:5"]));
         let line = |number: usize, model: &str| {
@@ -112,7 +112,9 @@ fn a_halt_of_one_of_them_leaves_the_others_alone() {
         let wrong = Sim::start(&["--fault", fault]);
         let output = Run::on_all([&wrong, &good]).input(prompts(60)).output().expect(0);
         output.answers_prompts(60);
-        assert!(output.stderr.contains(wrong.address()), "{fault}: {output}");
+        // A page that is not there may be a model that is not there, which is no trouble.
+        let told = output.stderr.matches(wrong.address()).count();
+        assert_eq!(told, usize::from(fault != "status=404"), "{fault}: {output}");
         assert!(wrong.count("requests") <= 16, "{fault}: {}", wrong.stats());
     }
 }

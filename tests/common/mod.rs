@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod desk;
+pub mod tap;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
