@@ -197,6 +197,9 @@ impl<'a, T: Transport> Core<'a, T> {
         }
         let now = self.now();
         self.collect_due(now);
+        if let Some(ticket) = self.pop_hopeless() {
+            return Poll::Ready(Happening::Due(ticket));
+        }
         let happening = match self.sends() {
             true if self.may_send(now) => self.poll_next_request(now, mode, cx),
             true => self.poll_while_held(mode, cx),

@@ -79,6 +79,15 @@ impl<T: Transport> Core<'_, T> {
         if fits.all(|backend| backend.endpoint.is_cold(model)) { Fit::Swap } else { Fit::Here }
     }
 
+    /// A retry that no endpoint can ever take: it is to fail, whether or not anything may be sent.
+    pub(super) fn pop_hopeless(&mut self) -> Option<Box<Ticket>> {
+        if self.backends.len() < 2 || !self.sends() {
+            return None;
+        }
+        let index = self.due.iter().position(|ticket| self.is_hopeless(ticket.model))?;
+        self.due.remove(index)
+    }
+
     /// Whether no endpoint is left that may have this model.
     pub(super) fn is_hopeless(&self, model: Model) -> bool {
         self.backends.iter().all(|backend| backend.is_hopeless_for(model))

@@ -162,3 +162,14 @@ fn a_run_ends_with_its_last_answer_though_its_quota_is_used_up() {
     });
     assert_eq!((ended, mode.codes(), took), (Ended::Complete, vec![None; 3], SECOND));
 }
+
+#[test]
+fn lines_of_a_model_that_no_endpoint_has_all_fail() {
+    let lacking = |seconds| {
+        let refusal = whole(404, r#"{"error":"model not found"}"#);
+        transport(vec![[vec![Play::Wait(seconds * SECOND)], refusal].concat()])
+    };
+    let (a, b) = (lacking(1), lacking(2));
+    let (ended, mode, _) = run_over(settings(8), &[&a, &b], List::of(50));
+    assert_eq!((ended, mode.codes()), (Ended::Complete, vec![Some(ErrorCode::ModelNotFound); 50]));
+}
