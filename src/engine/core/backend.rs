@@ -40,8 +40,21 @@ pub enum Held {
     Free,
     /// Not for long.
     Briefly,
-    /// So that people want to know.
-    Long,
+    /// So that people want to know, by this.
+    Long(Cause),
+}
+
+/// What holds an endpoint back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its key is refused.
+    Key,
+    /// A breaker is open.
+    Outage,
+    /// It asked to wait.
+    Gate,
+    /// A quota is used up.
+    Quota,
 }
 
 /// One endpoint of a run.
@@ -62,8 +75,8 @@ pub struct Backend<'a, T: Transport> {
     /// Why nothing is ever sent there again.
     pub retired: Option<Halt>,
     pub last_trouble: String,
-    /// Whether people were told that nothing is sent there.
-    pub told_paused: bool,
+    /// What people were told of why nothing is sent there.
+    pub told: Option<Cause>,
     /// Models that it said it does not have, or not for this token.
     lacks: Vec<Model>,
     pulses: Vec<Rc<Pulse>>,
@@ -95,7 +108,7 @@ impl<'a, T: Transport> Backend<'a, T> {
             budget_at: Duration::ZERO,
             retired: None,
             last_trouble: String::new(),
-            told_paused: false,
+            told: None,
             lacks: Vec::new(),
             pulses: Vec::new(),
             answer_tokens: ANSWER_TOKENS_AT_FIRST,
@@ -194,13 +207,18 @@ impl<'a, T: Transport> Backend<'a, T> {
 
     /// Whether nothing is sent there now, and for long.
     pub fn held(&self, now: Duration) -> Held {
-        if self.asking.awaits_token() || self.endpoint.is_open() {
-            return Held::Long;
+        if self.asking.awaits_token() {
+            return Held::Long(Cause::Key);
+        }
+        if self.endpoint.is_open() {
+            return Held::Long(Cause::Outage);
         }
         let Permit::Wait(at) = self.endpoint.permit(now) else { return Held::Free };
-        let gated = self.endpoint.gate_until() > now;
-        let mentioned = if gated { GATE_MENTIONED } else { QUOTA_MENTIONED };
-        if at.saturating_sub(now) >= mentioned { Held::Long } else { Held::Briefly }
+        let (cause, mentioned) = match self.endpoint.gate_until() > now {
+            true => (Cause::Gate, GATE_MENTIONED),
+            false => (Cause::Quota, QUOTA_MENTIONED),
+        };
+        if at.saturating_sub(now) >= mentioned { Held::Long(cause) } else { Held::Briefly }
     }
 
     /// Why nothing is sent there now.

@@ -34,8 +34,10 @@ impl<T: Transport> Core<'_, T> {
         let candidates = self.backends.iter().enumerate().filter(|(_, backend)| backend.has_room_for(Some(model), now));
         let rank = |index: usize| {
             let endpoint = &self.backends[index].endpoint;
+            let is_cold = endpoint.loaded().is_some_and(|loaded| loaded != model);
+            let busy = if is_cold { endpoint.in_flight() as f64 } else { endpoint.load(model) };
             let probes = endpoint.permit(now) == Permit::Probe || endpoint.permit_model(model, now) == Permit::Probe;
-            (!probes, endpoint.is_cold(Some(model)), failed_at == Some(index), endpoint.load(model))
+            (!probes, is_cold, failed_at == Some(index), busy)
         };
         candidates.map(|(index, _)| index).min_by(|a, b| rank(*a).partial_cmp(&rank(*b)).unwrap_or(Ordering::Equal))
     }
@@ -56,7 +58,7 @@ impl<T: Transport> Core<'_, T> {
             return Poll::Ready(Happening::Due(ticket));
         }
         if !self.source_ended {
-            match mode.poll_pull(&Room::new(&|name| self.fit(name, now)), cx) {
+            match mode.poll_pull(&Room::new(&|name, waits| self.fit(name, waits, now)), cx) {
                 Poll::Ready(Some(work)) => {
                     let model = self.models.of(&work.request.model);
                     return Poll::Ready(Happening::Pulled(Box::new(Ticket::new(work.key, work.request, model))));
@@ -68,15 +70,21 @@ impl<T: Transport> Core<'_, T> {
         self.pop_probe(now).map_or(Poll::Pending, |ticket| Poll::Ready(Happening::Due(ticket)))
     }
 
-    /// Whether a request for this model could be sent now.
-    fn fit(&self, name: &str, now: Duration) -> Fit {
+    /// Whether a request for this model could be sent now, without putting away a model for which others wait.
+    fn fit(&self, name: &str, waits: &dyn Fn(&str) -> bool, now: Duration) -> Fit {
         let model = self.models.get(name);
-        let mut fits = self.backends.iter().filter(|backend| backend.has_room_for(model, now)).peekable();
-        if fits.peek().is_none() {
-            // What can never be sent is to fail, not to wait.
-            return if model.is_some_and(|model| self.is_hopeless(model)) { Fit::Here } else { Fit::None };
+        let mut best = Fit::None;
+        for backend in self.backends.iter().filter(|backend| backend.has_room_for(model, now)) {
+            match backend.endpoint.loaded() {
+                Some(loaded) if Some(loaded) == model => return Fit::Here,
+                None => return Fit::Here,
+                Some(loaded) if !self.models.name(loaded).is_some_and(waits) => best = Fit::Swap,
+                Some(_) => {}
+            }
         }
-        if fits.all(|backend| backend.endpoint.is_cold(model)) { Fit::Swap } else { Fit::Here }
+        // What can never be sent is to fail, not to wait.
+        let is_hopeless = best == Fit::None && model.is_some_and(|model| self.is_hopeless(model));
+        if is_hopeless { Fit::Here } else { best }
     }
 
     /// A retry that no endpoint can ever take: it is to fail, whether or not anything may be sent.
@@ -100,7 +108,7 @@ impl<T: Transport> Core<'_, T> {
             return happening;
         }
         // There may be nothing left to wait for.
-        match mode.poll_pull(&Room::new(&|_| Fit::None), cx) {
+        match mode.poll_pull(&Room::new(&|_, _| Fit::None), cx) {
             Poll::Ready(Some(work)) => {
                 let model = self.models.of(&work.request.model);
                 Poll::Ready(Happening::Pulled(Box::new(Ticket::new(work.key, work.request, model))))
@@ -117,7 +125,7 @@ impl<T: Transport> Core<'_, T> {
         if knows || self.first.is_some() || self.source_ended || !may || !self.has_slot() {
             return Poll::Pending;
         }
-        match mode.poll_pull(&Room::new(&|_| Fit::Here), cx) {
+        match mode.poll_pull(&Room::new(&|_, _| Fit::Here), cx) {
             Poll::Ready(Some(work)) => {
                 let model = self.models.of(&work.request.model);
                 self.first = Some(Box::new(Ticket::new(work.key, work.request, model)));
