@@ -13,7 +13,7 @@ mod tests;
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use url::Url;
 
 use crate::config::{Action, Environment, Flags, Layer, Order, Task, build, parse_base_url};
@@ -22,6 +22,9 @@ use arguments::{Command, InputArgs, OutputArgs, ReportArgs, ResumeArgs, separato
 use refusals::{SERVICELESS, daemon_refuses, is_stray, refuse_keys, refuse_strays};
 use service::{LimitArgs, ServiceArgs};
 use spool::DaemonArgs;
+
+/// Arguments that may name a subcommand.
+const SUBCOMMANDS: [&str; 8] = ["check", "models", "journal", "merge", "daemon", "status", "submit", "help"];
 
 /// What `--help` shows before the exit table.
 const EXAMPLES: &str = "\
@@ -60,6 +63,13 @@ tries the set-up, `anvil-filter models` lists models, `anvil-filter --help` says
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Every option of a run.
+#[derive(Debug, Args)]
+struct RunArgs {
     #[command(flatten, next_help_heading = "Input")]
     input: InputArgs,
     #[command(flatten, next_help_heading = "Output")]
@@ -96,6 +106,10 @@ where
 {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     refuse_keys(&arguments).map_err(CliExit::Usage)?;
+    if let Some(cli) = parse_run(&arguments) {
+        cli.refuse_contradictions().map_err(CliExit::Usage)?;
+        return Ok(cli);
+    }
     let mut command = command();
     let is_daemon = arguments.iter().any(|argument| argument == "daemon");
     let told = |error: clap::Error| match daemon_refuses(&error).filter(|_| is_daemon) {
@@ -107,6 +121,18 @@ where
     refuse_strays(&command, &matches).map_err(CliExit::Usage)?;
     cli.refuse_contradictions().map_err(CliExit::Usage)?;
     Ok(cli)
+}
+
+/// Parses the command line of a run that is right and asks for no help. To define the subcommands, with the options that
+/// all of them have, takes longer than a short run; whatever is not plainly a run goes that way.
+fn parse_run(arguments: &[OsString]) -> Option<Cli> {
+    let is_subcommand = |argument: &OsString| SUBCOMMANDS.iter().any(|name| argument == name);
+    if arguments.iter().skip(1).any(is_subcommand) {
+        return None;
+    }
+    let command = RunArgs::augment_args(clap::Command::new("anvil-filter").disable_help_flag(true));
+    let matches = command.try_get_matches_from(arguments).ok()?;
+    Some(Cli { command: None, run: RunArgs::from_arg_matches(&matches).ok()? })
 }
 
 /// The definition of the command line, as it is parsed and shown.
@@ -145,13 +171,13 @@ fn cli_exit(error: clap::Error) -> CliExit {
 impl Cli {
     /// Whether request lines would be read from stdin because nothing else was named.
     pub fn reads_stdin_unasked(&self) -> bool {
-        self.command.is_none() && self.input.files.is_empty()
+        self.command.is_none() && self.run.input.files.is_empty()
     }
 
     /// What is asked for. A run has its configuration: files and environment with these flags on top; what works on
     /// journals alone needs neither and reads neither.
     pub fn into_task(mut self, environment: &Environment) -> Result<Task, Stop> {
-        let verbosity = self.report.report().verbosity;
+        let verbosity = self.run.report.report().verbosity;
         let action = match self.command.take() {
             Some(Command::Journal(arguments)) => return Ok(Task::Journal(arguments.into_task(verbosity))),
             Some(Command::Merge(arguments)) => return Ok(Task::Merge(arguments.into_task(verbosity))),
@@ -160,7 +186,7 @@ impl Cli {
             Some(Command::Daemon(arguments)) => return self.into_daemon(*arguments, environment),
             Some(Command::Check) => Action::Check,
             Some(Command::Models) => Action::Models,
-            None if self.input.dry_run => Action::DryRun,
+            None if self.run.input.dry_run => Action::DryRun,
             None => Action::Filter,
         };
         let config = build(self.into_flags(action)?, environment)?;
@@ -177,34 +203,34 @@ impl Cli {
     fn into_flags(mut self, action: Action) -> Result<Flags, Stop> {
         Ok(Flags {
             action,
-            report: self.report.report(),
-            config_file: self.service.config.take(),
-            files: std::mem::take(&mut self.input.files),
-            separator: separator(self.input.null),
-            merge: self.output.merge.take(),
-            failed: self.output.failed.take(),
-            meta: self.output.meta.take(),
-            order: if self.output.unordered { Order::Completion } else { Order::Input },
-            allow_failed: self.output.allow_failed,
-            max_failed: self.output.max_failed,
-            output: self.resume.output.take(),
-            journal: self.resume.journal.take(),
-            fresh: self.resume.fresh,
-            retry_failed: self.resume.retry_failed,
-            force: self.resume.force,
-            discard_journal: self.resume.discard_journal,
-            deadline: self.resume.deadline.take(),
-            shard: self.resume.shard,
-            pilot: self.input.pilot,
-            base_urls: base_urls(&self.service.base_url)?,
-            api_key_files: std::mem::take(&mut self.service.api_key_file),
-            api_key_command: self.service.api_key_command.take(),
+            report: self.run.report.report(),
+            config_file: self.run.service.config.take(),
+            files: std::mem::take(&mut self.run.input.files),
+            separator: separator(self.run.input.null),
+            merge: self.run.output.merge.take(),
+            failed: self.run.output.failed.take(),
+            meta: self.run.output.meta.take(),
+            order: if self.run.output.unordered { Order::Completion } else { Order::Input },
+            allow_failed: self.run.output.allow_failed,
+            max_failed: self.run.output.max_failed,
+            output: self.run.resume.output.take(),
+            journal: self.run.resume.journal.take(),
+            fresh: self.run.resume.fresh,
+            retry_failed: self.run.resume.retry_failed,
+            force: self.run.resume.force,
+            discard_journal: self.run.resume.discard_journal,
+            deadline: self.run.resume.deadline.take(),
+            shard: self.run.resume.shard,
+            pilot: self.run.input.pilot,
+            base_urls: base_urls(&self.run.service.base_url)?,
+            api_key_files: std::mem::take(&mut self.run.service.api_key_file),
+            api_key_command: self.run.service.api_key_command.take(),
             layer: self.into_layer(),
         })
     }
 
     fn into_layer(self) -> Layer {
-        let Cli { input, output, service, limits, .. } = self;
+        let RunArgs { input, output, service, limits, .. } = self.run;
         Layer {
             model: service.model,
             system: input.system,

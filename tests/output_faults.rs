@@ -154,7 +154,7 @@ fn lines_of_a_file_that_were_not_settled_are_kept_for_the_next_run() {
 #[test]
 fn the_second_signal_ends_it_at_once() {
     let sim = Sim::start(&["--latency", "fixed:60000"]);
-    let mut live = Run::on(&sim).start();
+    let mut live = Run::on(&sim).args(["-j", "4"]).start();
     live.feed(prompts(10));
     sim.wait_for_count("in_flight", 4);
     live.signal(Signal::TERM);
@@ -168,7 +168,7 @@ fn the_second_signal_ends_it_at_once() {
 #[test]
 fn a_signal_to_the_process_and_its_group_is_one_signal() {
     let sim = Sim::start(&["--latency", "fixed:300"]);
-    let mut live = Run::on(&sim).start();
+    let mut live = Run::on(&sim).args(["-j", "4"]).start();
     live.feed(prompts(10));
     sim.wait_for_count("in_flight", 4);
     live.signal(Signal::TERM);
@@ -191,7 +191,7 @@ fn a_drain_has_an_end() {
 #[test]
 fn a_drain_does_not_retry() {
     let sim = Sim::start(&["--latency", "fixed:300", "--fault", "status=500,after=4"]);
-    let mut live = Run::on(&sim).start();
+    let mut live = Run::on(&sim).args(["-j", "4"]).start();
     live.feed(format!("{}{}", prompts(4), prompts(8)));
     sim.wait_for_count("requests", 4);
     live.wait_for_lines(4);

@@ -236,3 +236,15 @@ fn failed_lines_stay_failed_until_they_are_asked_again() {
     assert_eq!(desk.nothing_sent(|| failures(desk.journaled(), 0)), 0);
     assert_eq!(timeless(&desk.journal("journal", &[]).text()), desk.plain(&input, &[]));
 }
+
+#[test]
+fn quotas_count_what_earlier_runs_sent() {
+    let desk = Desk::with(&["--quota", "6/2s"]);
+    let rate = ["--rate", "6/2s", "-j", "3"];
+    desk.journaled().args(rate).input(prompts(6)).output().expect(0);
+    let began = Instant::now();
+    desk.journaled().args(rate).input(prompts(9)).output().expect(0);
+    assert!(began.elapsed() > Duration::from_millis(500), "the new lines wait for the window of the first run");
+    let stats = desk.sim.stats();
+    assert_eq!((&stats["requests"], &stats["all"]["over_quota"]), (&9.into(), &0.into()), "{stats}");
+}

@@ -46,10 +46,8 @@ fn seconds_at_least(lines: usize) -> f64 {
 
 /// The time that the run said beforehand it would take: `4,000 lines at 2,000 per 1 min 30 s: 2 min 30 s`.
 fn eta_seconds(stderr: &str) -> Option<f64> {
-    let line = stderr.lines().find(|line| line.contains("lines at"))?;
-    let (_, after) = line.rsplit_once(": ")?;
-    // The time ends where something follows it that is none.
-    let words: Vec<&str> = after.split_whitespace().map(|word| word.trim_end_matches([',', ';', '.'])).collect();
-    let whole = (1..=words.len()).rev().find_map(|count| humantime::parse_duration(&words[..count].join(" ")).ok());
-    whole.as_ref().map(Duration::as_secs_f64)
+    let (_, pace) = stderr.split_once(" lines at ")?;
+    let (_, time) = pace.lines().next()?.split_once(": ")?;
+    let time = time.split([';', ',']).next()?.trim();
+    humantime::parse_duration(time).ok().as_ref().map(Duration::as_secs_f64)
 }

@@ -28,9 +28,9 @@ pub const KEY: &str = "key-0";
 /// Whether answers tell their usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
-    /// As Ollama does, with durations
+    /// As Ollama does, with durations, through Open WebUI
     Told,
-    /// Not at all
+    /// Not at all, as OpenAI's imitators do in streams
     Missing,
 }
 
@@ -69,8 +69,12 @@ impl Stage {
 
     /// Starts a simulator of the usual service, with further flags.
     pub fn simulator(&self, usage: Usage, further: &[&str]) -> Simulator {
-        let hidden: &[&str] = if usage == Usage::Missing { &["--no-usage"] } else { &[] };
-        Simulator::start(&self.binaries.simulator, &[&SERVICE[..], further, hidden].concat())
+        let kind: &[&str] = match usage {
+            Usage::Told => &["--regime", "0.6"],
+            // An answer of Ollama's models without usage counts as cut off: the others' services are those that leave it out.
+            Usage::Missing => &["--regime", "openai", "--no-usage"],
+        };
+        Simulator::start(&self.binaries.simulator, &[&SERVICE[..], kind, further].concat())
     }
 
     /// Starts a run of so many lines, all different, against these services.
@@ -81,9 +85,7 @@ impl Stage {
     /// The same with a key of its own.
     pub fn run_with_key(&self, services: &[&Simulator], lines: usize, flags: &[&str], key: &str) -> Run {
         let prompts: String = (0..lines).map(|number| prompt(key, number) + "\n").collect();
-        let mut input = tempfile::tempfile_in(&self.folder).expect("the input can be made");
-        input.write_all(prompts.as_bytes()).expect("the input can be written");
-        std::io::Seek::rewind(&mut input).expect("the input can be read again");
+        let input = self.file(&prompts).keep().expect("the input can be kept").1;
         let mut command = Command::new(&self.binaries.program);
         command.env_clear().env("HOME", self.folder.path()).args(["-m", MODEL, "--input", "text", "--unordered"]);
         if !flags.contains(&"--api-key-file") {
@@ -92,16 +94,20 @@ impl Stage {
         for service in services {
             command.args(["--base-url", &service.base_url()]);
         }
-        Run::start(command.args(flags).stdin(input))
+        Run::start(command.args(flags).arg(input))
     }
 
     /// A file of this name, which only its owner may read.
     pub fn secret_file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
+        self.file(text).persist(&path).expect("the file can be named");
+        path
+    }
+
+    fn file(&self, text: &str) -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new_in(&self.folder).expect("a file can be made");
         file.write_all(text.as_bytes()).expect("the file can be written");
-        file.persist(&path).expect("the file can be named");
-        path
+        file
     }
 }
 
@@ -140,8 +146,8 @@ pub struct End {
 impl Run {
     fn start(command: &mut Command) -> Run {
         let began = Instant::now();
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program can be started");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program can be started");
         let (sender, completions) = channel();
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         std::thread::spawn(move || stdout.lines().try_for_each(|line| tell(&sender, began, &line.ok()?)));

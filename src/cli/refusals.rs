@@ -111,26 +111,26 @@ impl Cli {
             Some(Command::Check | Command::Models | Command::Status(_)) => Ok(()),
             None => {
                 self.refuse_contradicting_forms()?;
-                self.resume.refuse_contradictions()?;
+                self.run.resume.refuse_contradictions()?;
                 self.refuse_overwriting()
             }
         }
     }
 
     fn refuse_contradicting_forms(&self) -> Result<(), Stop> {
-        let other_form = self.output.format.is_some_and(|format| format != Format::Completion);
+        let other_form = self.run.output.format.is_some_and(|format| format != Format::Completion);
         refuse_if(
-            self.output.merge.is_some() && other_form,
+            self.run.output.merge.is_some() && other_form,
             "--merge writes the input object, so --format cannot choose another form",
             "leave one of the two out",
         )?;
         refuse_if(
-            self.input.pilot.is_some() && self.input.dry_run,
+            self.run.input.pilot.is_some() && self.run.input.dry_run,
             "--pilot tries lines on the service, and --dry-run sends nothing",
             "leave one of the two out",
         )?;
         refuse_if(
-            self.resume.output.is_some() && self.output.unordered,
+            self.run.resume.output.is_some() && self.run.output.unordered,
             "-o writes its file in the order of the input, so --unordered cannot be had with it",
             "leave one of the two out; --journal keeps the answers of an unordered stream",
         )
@@ -161,7 +161,7 @@ impl Cli {
 
     fn inputs(&self) -> Vec<FileName> {
         let stdin = Path::new("/dev/stdin");
-        let named = self.input.files.iter().map(|file| if file == Path::new("-") { stdin } else { file.as_path() });
+        let named = self.run.input.files.iter().map(|file| if file == Path::new("-") { stdin } else { file.as_path() });
         named.chain(self.reads_stdin_unasked().then_some(stdin)).map(FileName::new).collect()
     }
 
@@ -169,13 +169,14 @@ impl Cli {
     fn written(&self) -> Vec<Written> {
         let written = |flag, path: &PathBuf, beside| Written { flag, name: FileName::new(path), beside };
         let named = [
-            ("--failed", &self.output.failed),
-            ("--meta", &self.output.meta),
-            ("--journal", &self.resume.journal),
-            ("-o", &self.resume.output),
+            ("--failed", &self.run.output.failed),
+            ("--meta", &self.run.output.meta),
+            ("--journal", &self.run.resume.journal),
+            ("-o", &self.run.resume.output),
         ];
         let named = named.into_iter().filter_map(|(flag, path)| Some(written(flag, path.as_ref()?, false)));
-        let beside = self.resume.output.iter().flat_map(|output| [journal_beside(output), input_copy_beside(output)]);
+        let beside =
+            self.run.resume.output.iter().flat_map(|output| [journal_beside(output), input_copy_beside(output)]);
         named.chain(beside.map(|path| written("-o", &path, true))).collect()
     }
 }

@@ -147,11 +147,11 @@ impl DaemonArgs {
     /// Puts what every run knows where every run has it, and gives what only a daemon has.
     pub(super) fn split(self, cli: &mut Cli) -> DaemonLayer {
         let FolderArgs { system, params, format, merge } = self.defaults;
-        (cli.input.system, cli.input.params) = (system, params);
-        (cli.output.format, cli.output.merge) = (format, merge);
+        (cli.run.input.system, cli.run.input.params) = (system, params);
+        (cli.run.output.format, cli.run.output.merge) = (format, merge);
         let ClockArgs { max_retry_delay, drain_timeout, .. } = self.clocks;
-        (cli.limits.clocks.max_retry_delay, cli.limits.clocks.drain_timeout) = (max_retry_delay, drain_timeout);
-        (cli.limits.bounds, cli.service.how) = (self.bounds, self.how);
+        (cli.run.limits.clocks.max_retry_delay, cli.run.limits.clocks.drain_timeout) = (max_retry_delay, drain_timeout);
+        (cli.run.limits.bounds, cli.run.service.how) = (self.bounds, self.how);
         DaemonLayer {
             spool: Some(self.spools).filter(|spools| !spools.is_empty()),
             recursive: switch(self.recursive),

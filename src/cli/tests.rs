@@ -49,7 +49,10 @@ pub(super) fn refused(line: &[&str]) -> String {
 
 #[test]
 fn the_definition_is_sound() {
-    Cli::command().debug_assert();
+    let command = Cli::command();
+    let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).chain(["help"]).collect();
+    assert_eq!(names, SUBCOMMANDS);
+    command.debug_assert();
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //!
 //! Invariant: a value here is valid on its own; which keys may go to an endpoint is for the build to find out.
 
+use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use url::Url;
 
 use super::layer::{base_url_itself, key_command, key_file, rates};
@@ -45,4 +47,25 @@ impl EndpointLayer {
             tokens_per_min: None,
         }
     }
+}
+
+/// All the tables of a layer. A single one with the brackets of other tables gets an error that says how to write it.
+pub(super) fn tables<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<EndpointLayer>, D::Error> {
+    struct Tables;
+    impl<'de> Visitor<'de> for Tables {
+        type Value = Vec<EndpointLayer>;
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("one table or several, each under a [[endpoint]] of its own")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut tables = Vec::new();
+            while let Some(table) = items.next_element()? {
+                tables.push(table);
+            }
+            Ok(tables)
+        }
+    }
+    input.deserialize_seq(Tables)
 }

@@ -43,6 +43,15 @@ impl KeyPlace {
     }
 }
 
+/// Where an endpoint is named, which is where its own key can be named, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// In one of several `[[endpoint]]` tables.
+    Table,
+    /// On the command line, or where there is one endpoint only.
+    Alone,
+}
+
 /// Where a key could be that belongs to no single endpoint, and which hosts are trusted with it.
 pub(super) struct Keys<'a> {
     /// The place named in a configuration file, and the base URL that it was written for.
@@ -63,7 +72,12 @@ impl<'a> Keys<'a> {
 
     /// The source of the token for a base URL; `own` is the place that was named for this one. A file has been read
     /// once.
-    pub(super) fn source_for(&self, base_url: &Url, own: Option<KeyPlace>) -> Result<Arc<TokenSource>, Stop> {
+    pub(super) fn source_for(
+        &self,
+        base_url: &Url,
+        own: Option<KeyPlace>,
+        origin: Origin,
+    ) -> Result<Arc<TokenSource>, Stop> {
         if let Some(place) = own {
             return self.open(place);
         }
@@ -77,7 +91,7 @@ impl<'a> Keys<'a> {
         match self.found()? {
             Some(found) if is_trusted => self.take(found),
             None if is_local => Ok(TokenSource::None.into()),
-            found => Err(self.missing(base_url, found.map(|found| found.name()))),
+            found => Err(self.missing(base_url, found.map(|found| found.name()), origin)),
         }
     }
 
@@ -143,15 +157,16 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn missing(&self, base_url: &Url, found: Option<String>) -> Stop {
+    fn missing(&self, base_url: &Url, found: Option<String>, origin: Origin) -> Stop {
         let host = base_url.host_str().unwrap_or_default();
         let configured = self.configured.as_ref().map(|(place, _)| place.name());
         let other = configured.or(found).map_or(String::new(), |other| {
             format!(": the one in {other} belongs to another host and is not sent there")
         });
-        Stop::config(format!("no key for {host}{other}")).way_out(match self.trusts(base_url) {
-            true => self.ways(),
-            false => format!(
+        Stop::config(format!("no key for {host}{other}")).way_out(match origin {
+            Origin::Table => format!("name it by `api_key_file` or `api_key_command` in the [[endpoint]] of {host}"),
+            Origin::Alone if self.trusts(base_url) => self.ways(),
+            Origin::Alone => format!(
                 "name the key file of {host}: --api-key-file FILE, \
                  or `api_key_file` beside `base_url` in a configuration file"
             ),

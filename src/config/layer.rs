@@ -14,7 +14,7 @@ use url::Url;
 
 use super::ceilings::Ceilings;
 use super::daemon::{DaemonLayer, OwnerLayer};
-use super::endpoint::EndpointLayer;
+use super::endpoint::{EndpointLayer, tables};
 use super::values::{check_param_key, parse_base_url, parse_bytes, parse_duration};
 use super::{DialectChoice, Rate};
 use crate::api::Upstream;
@@ -68,6 +68,7 @@ pub struct Layer {
     pub params: Params,
     pub timeouts: Timeouts,
     pub limits: Ceilings,
+    #[serde(deserialize_with = "tables")]
     pub endpoint: Vec<EndpointLayer>,
     pub daemon: DaemonLayer,
     pub owner: BTreeMap<String, OwnerLayer>,

@@ -5,7 +5,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use url::Url;
 use super::ceilings::Ceiling;
 use super::certificates::certificates;
 use super::endpoint::EndpointLayer;
-use super::keys::{KeyPlace, Keys};
+use super::keys::{KeyPlace, Keys, Origin};
 use super::layer::Layer;
 use super::values::parse_base_url;
 use super::{Action, BASE_URL_DEFAULT, DialectChoice, Rate};
@@ -76,7 +76,7 @@ pub(super) struct Named {
     pub(super) key_command: Option<KeyCommand>,
     pub(super) dialect: Option<DialectChoice>,
     pub(super) rate: Option<Vec<Rate>>,
-    pub(super) tokens_per_min: Option<std::num::NonZeroU64>,
+    pub(super) tokens_per_min: Option<NonZeroU64>,
 }
 
 /// The service that command line and layers come to. Key files have been read once; commands have not been run.
@@ -93,13 +93,14 @@ pub(super) fn service(
 ) -> Result<Service, Stop> {
     let tables = tables(&named, settings)?;
     let flag_keys = named.keys(tables.len())?;
+    let origin = if named.base_urls.is_empty() && tables.len() > 1 { Origin::Table } else { Origin::Alone };
     let endpoints = tables.into_iter().enumerate().map(|(at, table)| {
         let flag_key = flag_keys.get(at).or(flag_keys.first()).cloned();
         let own = flag_key.or_else(|| KeyPlace::of(table.api_key_file, table.api_key_command));
         let token = match action {
             Action::DryRun => TokenSource::None.into(),
             Action::Filter | Action::Check | Action::Models | Action::Daemon => {
-                keys.source_for(&table.base_url, own)?
+                keys.source_for(&table.base_url, own, origin)?
             }
         };
         let dialect = named.dialect.or(table.dialect).or(settings.dialect);

@@ -4,6 +4,7 @@
 //! Invariant: one task owns all of it; whatever waits for a disk or a name server does so on a thread.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::account::Account;
 use super::seat::Seat;
+use super::spending::Spendings;
 use super::spool::{Shared, Spool, named_by};
 use super::status::DaemonState;
 use super::supervision::{Supervision, Watchdog};
@@ -22,6 +24,7 @@ use crate::api::Dialect;
 use crate::config::{Config, Daemon, EndpointConfig, OwnerCaps};
 use crate::engine::{Delta, Event, Fit, Halt, Key, Mode, Room, Slot, Work};
 use crate::exit::{Exit, Stop};
+use crate::journal::Past;
 use crate::line::{Outcome, Request};
 
 /// How often what has its time is looked after.
@@ -59,6 +62,7 @@ pub struct Desk {
     /// Which accounts' keys are to be read again.
     renewals: Vec<bool>,
     dialect: Option<Dialect>,
+    spendings: Spendings,
     /// Why the daemon must end.
     stop: Option<Stop>,
     once: bool,
@@ -69,7 +73,7 @@ pub struct Desk {
 impl Desk {
     /// Joins the parts.
     pub fn new(
-        seats: Vec<Seat>,
+        mut seats: Vec<Seat>,
         shared: Rc<Shared>,
         inbox: Inbox,
         supervision: Supervision,
@@ -80,6 +84,14 @@ impl Desk {
         let watchdog = supervision.watchdog();
         let mut ticks = interval(watchdog.interval().map_or(TICK, |interval| TICK.min(interval / 2)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut past: HashMap<String, Past> = HashMap::new();
+        for (account, own) in seats.iter_mut().filter_map(Seat::spool).flat_map(Spool::take_past) {
+            let all = past.entry(account).or_default();
+            own.stretches().iter().for_each(|spent| all.push(spent.clone()));
+        }
+        let endpoints = &shared.config().service.endpoints;
+        let base_urls = endpoints.iter().map(|endpoint| endpoint.base_url.as_str().to_owned()).collect();
+        let spendings = Spendings::new(&accounts, base_urls, past, shared.config().limits.concurrency.get());
         let once = shared.config().daemon.as_ref().is_some_and(|daemon| daemon.once);
         Self {
             seats,
@@ -100,6 +112,7 @@ impl Desk {
             renewals: vec![false; accounts.len()],
             accounts,
             dialect: None,
+            spendings,
             stop: None,
             once,
             reloads: 0,
@@ -154,6 +167,7 @@ impl Desk {
         }
         self.shared.rate.borrow_mut().note(now, self.shared.counts.settled());
         self.spools().for_each(|spool| spool.tick(now));
+        self.note_spent(false);
         // The log's threads and this task: whoever of them hangs is the end of the daemon.
         let mut counters: Vec<u64> = self.spools().map(Spool::ask_alive).collect();
         counters.push(self.turns);
@@ -220,6 +234,18 @@ impl Desk {
         self.once && self.seats.iter_mut().all(Seat::is_drained)
     }
 
+    fn note_spent(&mut self, last: bool) {
+        if let Some(spool) = self.seats.iter_mut().find_map(Seat::spool) {
+            self.spendings.take(last).iter().for_each(|note| spool.append_note(note));
+        }
+    }
+
+    /// What each account has sent, for the quotas of its next engine.
+    pub fn spendings(&mut self) -> &Spendings {
+        self.note_spent(true);
+        &self.spendings
+    }
+
     /// How often the configuration was read anew.
     pub fn reloads(&self) -> u64 {
         self.reloads
@@ -270,6 +296,7 @@ impl Desk {
     /// Says that the end has begun.
     pub fn stopping(&mut self, state: DaemonState) {
         self.supervision.stopping();
+        self.note_spent(true);
         self.spools().for_each(|spool| spool.write_own(state, None));
     }
 
@@ -443,6 +470,7 @@ impl Desk {
                 self.dialect = Some(dialect);
                 tracing::info!(dialect = dialect.name(), "dialect found");
             }
+            Event::Spent { endpoint, tokens } => self.spendings.add(account, endpoint, tokens),
             Event::Paused { reason } => {
                 let whose = self.accounts[account].name().map_or(String::new(), |name| format!("owner {name}: "));
                 tracing::warn!("paused: {whose}{reason}");
@@ -455,6 +483,9 @@ impl Desk {
             Event::Retry { ref reason, delay } => {
                 tracing::debug!(delay_seconds = delay.as_secs_f64(), "retry: {reason}");
                 shared.counts.event(&event);
+            }
+            Event::Lacks { name, model, reason } => {
+                tracing::warn!("{name} does not serve {model}, the others are asked: {reason}");
             }
             Event::Endpoint { name, reason: Some(reason) } => {
                 tracing::warn!("{name} is out, the others go on: {reason}")

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use super::log::{Claim, Done, End, Held, JobId, Note, Record, VERSION};
 use super::names::{Name, classify};
 use super::stamp::Stamp;
-use crate::journal::{Head, Kind as Outcome};
+use crate::journal::{Head, Kind as Outcome, Past, Spent};
 
 /// The sum of a log.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub struct History {
     pub done: HashMap<Box<[u8]>, Ended>,
     /// Files whose reading ended the daemon: which version of them, and how often.
     pub strikes: HashMap<Box<[u8]>, (Stamp, u32)>,
+    /// What each account sent.
+    pub past: HashMap<String, Past>,
     /// Results whose names would make them inputs.
     pub own_results: HashSet<Box<[u8]>>,
     records: u64,
@@ -92,8 +94,17 @@ impl History {
             Note::Strike { path, stamp, count } => {
                 self.strikes.insert(path.0.into(), (stamp, count));
             }
+            Note::Spent { account, spent } => self.past.entry(account).or_default().push(spent),
         }
         Ok(())
+    }
+
+    /// The records of what was sent.
+    pub fn spent(&self) -> impl Iterator<Item = Note> {
+        self.past.iter().flat_map(|(account, past)| {
+            let note = |spent: &Spent| Note::Spent { account: account.clone(), spent: spent.clone() };
+            past.stretches().iter().map(note)
+        })
     }
 
     /// Takes a claim.

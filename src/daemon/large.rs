@@ -17,7 +17,7 @@ use crate::filter::{
 };
 use crate::journal::lock::Holder;
 use crate::journal::publish::{Exclusive, Fingerprint};
-use crate::journal::{self, Closed, Journal, Known, Opened, Options, frame};
+use crate::journal::{self, Closed, Journal, Known, Opened, Options, Spending, frame};
 use crate::line::escape::shown;
 use crate::line::{Outcome, Request};
 use crate::report::Counts;
@@ -146,6 +146,7 @@ pub async fn open(opening: Opening) -> Result<Box<LargeMode>, String> {
         journal,
         known,
         settings,
+        spending: Spending::default(),
         records,
         sink: Sink::Later { failed_lines: None },
     };

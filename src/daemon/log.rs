@@ -25,7 +25,7 @@ use super::plan::Plan;
 use super::stamp::Stamp;
 use crate::journal::lock::Holder;
 use crate::journal::publish::Fingerprint;
-use crate::journal::{Head, Settled};
+use crate::journal::{Head, Settled, Spent};
 
 /// The version of the format that is written here, and the only one that is read.
 pub const VERSION: u32 = 1;
@@ -67,6 +67,13 @@ pub enum Note {
         stamp: Stamp,
         /// How often.
         count: u32,
+    },
+    /// Attempts that count against quotas.
+    Spent {
+        /// The owner whose key paid; nothing for the daemon's own.
+        account: String,
+        /// How many, and when.
+        spent: Spent,
     },
 }
 

@@ -45,6 +45,7 @@ pub mod scan;
 mod seat;
 pub mod settle;
 pub mod snapshot;
+mod spending;
 mod spool;
 pub mod stamp;
 pub mod status;
@@ -288,7 +289,7 @@ impl Daemon {
                 Ok(clients) => {
                     self.desk.borrow_mut().begin(account.place);
                     let mut front = Front { desk: &self.desk, account: account.place };
-                    let endpoints = self.endpoints(&clients);
+                    let endpoints = self.endpoints(account, &clients);
                     match engine::run(self.settings(), endpoints, &mut front, &self.shutdown).await {
                         engine::Ended::Halted(halt) => halt,
                         _ => return,
@@ -309,12 +310,13 @@ impl Daemon {
         }
     }
 
-    fn endpoints<'c>(&self, clients: &'c [ApiClient]) -> Vec<engine::Endpoint<'c, ApiClient>> {
+    fn endpoints<'c>(&self, account: &Account, clients: &'c [ApiClient]) -> Vec<engine::Endpoint<'c, ApiClient>> {
         let mut endpoints = connection::endpoints(&self.shared.config(), clients);
         let found = self.desk.borrow().dialect();
         if let [only] = &mut endpoints[..] {
             only.dialect = only.dialect.or(found);
         }
+        self.desk.borrow_mut().spendings().remember(account.place, &mut endpoints);
         endpoints
     }
 

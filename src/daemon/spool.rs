@@ -38,7 +38,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::journal::lock::Holder;
 use crate::journal::publish::Exclusive;
-use crate::journal::{self, Committed, Journal};
+use crate::journal::{self, Committed, Journal, Past};
 
 /// Threads that render results side by side: a sync waits most of its time, and several are one to the disk.
 const HANDS_MAX: usize = 8;
@@ -86,6 +86,8 @@ pub struct Spool {
     strikes: HashMap<Box<[u8]>, (Stamp, u32)>,
     /// Results whose names would make them inputs.
     own_results: HashSet<Box<[u8]>>,
+    /// What the log said of what was sent, until it is asked for.
+    past: HashMap<String, Past>,
     /// Files that were taken and then went away: the jobs that have their answers.
     suspended: HashMap<Box<[u8]>, JobId>,
     /// Files that cannot be taken as they are.
@@ -187,7 +189,7 @@ impl Spool {
             Claimer::start(&root, &log_path, &store.reading(), Rulebook::of(&config), move |ticket, reply| {
                 let _ = tell.send((index, Occurrence::Claimed(ticket, reply)));
             })?;
-        let History { generation, next_job, open, done, strikes, own_results, .. } = history;
+        let History { generation, next_job, open, done, strikes, own_results, past, .. } = history;
         let mut spool = Self {
             index,
             root,
@@ -208,6 +210,7 @@ impl Spool {
             done,
             strikes,
             own_results,
+            past,
             suspended: HashMap::new(),
             refused: HashMap::new(),
             blocked: HashMap::new(),

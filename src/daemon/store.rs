@@ -166,6 +166,7 @@ impl Store {
         by(Step::Create(&path, &mut |draft| {
             push(draft, &Note::header(generation, before.next_job))?;
             push(draft, &owner)?;
+            before.spent().try_for_each(|spent| push(draft, &spent))?;
             logs.iter().try_for_each(|(_, old)| kept.copy(old, draft))
         }))?;
         let mut history = History::default();
@@ -280,7 +281,8 @@ impl Kept {
                         Note::Claim(claim) => self.jobs.contains(&claim.job),
                         Note::Done(done) => self.ends.contains(&done.job),
                         Note::Strike { .. } => true,
-                        Note::Spool { .. } | Note::Owner { .. } => false,
+                        // What was sent is written down joined.
+                        Note::Spool { .. } | Note::Owner { .. } | Note::Spent { .. } => false,
                     },
                     Record::Line(..) => false,
                 },

@@ -114,8 +114,9 @@ struct Core<'a, T: Transport> {
 impl<'a, T: Transport> Core<'a, T> {
     fn new(settings: Settings, endpoints: Vec<Endpoint<'a, T>>, shutdown: &'a Shutdown) -> Self {
         let start = Instant::now();
+        let several = endpoints.len() > 1;
         Self {
-            backends: endpoints.into_iter().map(|endpoint| Backend::new(endpoint, &settings)).collect(),
+            backends: endpoints.into_iter().map(|endpoint| Backend::new(endpoint, &settings, several)).collect(),
             models: Models::default(),
             concurrency: settings.concurrency,
             in_flight: Lanes::new(),
@@ -196,9 +197,12 @@ impl<'a, T: Transport> Core<'a, T> {
         }
         let now = self.now();
         self.collect_due(now);
+        if let Some(ticket) = self.pop_hopeless() {
+            return Poll::Ready(Happening::Due(ticket));
+        }
         let happening = match self.sends() {
             true if self.may_send(now) => self.poll_next_request(now, mode, cx),
-            true => self.poll_first(mode, cx),
+            true => self.poll_while_held(mode, cx),
             false => Poll::Pending,
         };
         if happening.is_ready() { happening } else { self.poll_timer(now, cx) }
@@ -218,9 +222,19 @@ impl<'a, T: Transport> Core<'a, T> {
     }
 
     fn is_complete(&self) -> bool {
+        self.source_ended && self.has_nothing()
+    }
+
+    /// Whether the run would be over, if only the source had ended.
+    fn waits_for_source_alone(&self) -> bool {
+        !self.source_ended && self.has_nothing()
+    }
+
+    /// Whether every request that was pulled is settled, and durably so.
+    fn has_nothing(&self) -> bool {
         let none_asks = self.backends.iter().all(|backend| backend.asking.is_empty());
         let none_waits = self.first.is_none() && self.retries.is_empty() && self.due.is_empty() && none_asks;
-        self.source_ended && self.in_flight.is_empty() && self.held == 0 && none_waits
+        self.in_flight.is_empty() && self.held == 0 && none_waits
     }
 
     fn handle<M: Mode>(&mut self, happening: Happening, mode: &mut M) -> Option<Ended> {
@@ -268,6 +282,9 @@ impl<'a, T: Transport> Core<'a, T> {
 
     /// An endpoint will never serve again. The run goes on while there is another.
     fn retire<M: Mode>(&mut self, at: usize, halt: Halt, mode: &mut M) {
+        if self.backends[at].retired.is_some() {
+            return;
+        }
         let others = self.backends.iter().enumerate().any(|(index, backend)| index != at && backend.retired.is_none());
         if !others {
             return self.halt_run(halt, mode);

@@ -218,6 +218,13 @@ pub enum Event {
         /// Requests in flight.
         in_flight: usize,
     },
+    /// An attempt ended that counts against a quota.
+    Spent {
+        /// The endpoint, by its place.
+        endpoint: usize,
+        /// The tokens that it cost, as far as that is known.
+        tokens: u64,
+    },
     /// A line will be tried again.
     Retry {
         /// Why.
@@ -232,6 +239,15 @@ pub enum Event {
     },
     /// Requests are sent again.
     Resumed,
+    /// One of several endpoints does not serve a model that others may serve.
+    Lacks {
+        /// What people call the endpoint.
+        name: String,
+        /// The model.
+        model: String,
+        /// What it said.
+        reason: String,
+    },
     /// One of several endpoints is out, and the others go on; or it is back.
     Endpoint {
         /// What people call it.

@@ -30,6 +30,8 @@ pub enum Step {
         reason: String,
         /// The least wait.
         at_least: Duration,
+        /// Whether it takes a token of the retry budget: not where the endpoint as a whole is held back.
+        takes_budget: bool,
     },
     /// Ask the service for its models first: that decides.
     Ask(Question),
@@ -67,8 +69,12 @@ pub struct Integrity {
 /// The circumstances of one attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
+    /// When it was sent.
+    pub sent_at: Duration,
     /// When it ended.
     pub now: Duration,
+    /// Whether the reply said how long to wait.
+    pub asked_to_wait: bool,
     /// HTTP status of the reply, if one came.
     pub status: Option<u16>,
     /// Whether it was sent to find out if an outage is over.
@@ -217,8 +223,14 @@ impl Desk<'_> {
     fn rate_limited(&mut self, text: String) -> Step {
         self.endpoint.refused(self.at.now);
         self.endpoint.cut(self.ticket.model, self.at.now);
+        if !self.at.asked_to_wait {
+            self.endpoint.back_off(self.ticket.model, self.at.sent_at, self.at.now, self.at.unit);
+        }
         self.void_probe();
-        self.uncharged(text, true)
+        match self.uncharged(text, true) {
+            Step::Retry { reason, at_least, .. } => Step::Retry { reason, at_least, takes_budget: false },
+            step => step,
+        }
     }
 
     fn first_token(&mut self, text: String) -> Step {
@@ -251,7 +263,7 @@ impl Desk<'_> {
         }
         match self.ticket.charge(charge, self.endpoint.stamp(), &text, self.at.status) {
             Some(failure) => Step::Settle(Err(failure)),
-            None => Step::Retry { reason: text, at_least },
+            None => Step::Retry { reason: text, at_least, takes_budget: true },
         }
     }
 
@@ -261,6 +273,6 @@ impl Desk<'_> {
         {
             return Step::Settle(Err(failure));
         }
-        Step::Retry { reason: text, at_least: Duration::ZERO }
+        Step::Retry { reason: text, at_least: Duration::ZERO, takes_budget: true }
     }
 }

@@ -10,6 +10,7 @@ mod parts;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use super::intake::Intake;
 use super::ledger::{Ledger, Why};
@@ -20,7 +21,7 @@ use super::window::{Left, Weight, Window};
 use super::writer;
 use crate::engine::{Delta, Event, Fit, Key, Mode, Room, Slot, Work};
 use crate::exit::{Exit, Stop};
-use crate::journal::{self, Committed, Journal, Known, Line, Note, Records, Settings};
+use crate::journal::{self, Committed, Journal, Known, Line, Note, Records, Settings, Spending};
 use crate::line::completion::Flags;
 use crate::line::{BadLine, Correlation, ErrorCode, Form, Outcome, Request};
 use crate::report::Audience;
@@ -54,6 +55,7 @@ pub struct Journaled<A> {
     journal: Journal,
     known: Known,
     settings: Settings,
+    spending: Spending,
     records: Records,
     sink: Sink,
     ledger: Ledger<A>,
@@ -76,7 +78,7 @@ pub struct Journaled<A> {
 impl<A: Audience> Journaled<A> {
     /// Joins the parts.
     pub fn new(parts: Parts, ledger: Ledger<A>) -> Self {
-        let Parts { intake, guard, window, mut journal, known, settings, records, sink } = parts;
+        let Parts { intake, guard, window, mut journal, known, settings, spending, records, sink } = parts;
         if settings.differ_from(known.settings.as_ref()) {
             journal.preface(Note::Settings(settings.clone()));
         }
@@ -88,6 +90,7 @@ impl<A: Audience> Journaled<A> {
             journal,
             known,
             settings,
+            spending,
             records,
             sink,
             ledger,
@@ -106,6 +109,9 @@ impl<A: Audience> Journaled<A> {
     /// Ends the mode. What waits to be committed is waited for, unless the journal has failed; then the output is waited
     /// for, for as long as there is `patience`.
     pub async fn finish(mut self, patience: impl Future<Output = ()>) -> Rest {
+        for spent in self.spending.take(SystemTime::now(), true) {
+            self.journal.append(None, |record| Note::Spent(spent).push(record));
+        }
         while !self.journal.is_settled() && !self.journal_failed {
             self.journal.flush();
             std::future::poll_fn(|cx| self.poll_journal(cx)).await;
@@ -208,6 +214,10 @@ impl<A: Audience> Journaled<A> {
             form: pending.form,
             correlation: pending.correlation.as_ref(),
         };
+        if self.spending.is_pending() {
+            let spent = self.spending.take(SystemTime::now(), false);
+            spent.into_iter().for_each(|spent| self.journal.preface(Note::Spent(spent)));
+        }
         self.journal.append(Some(token), |record| line.push_outcome(record, model, flags, outcome));
         self.recorded = true;
         let number = line.line;
@@ -343,9 +353,13 @@ impl<A: Audience> Mode for Journaled<A> {
     }
 
     fn event(&mut self, event: Event) {
-        if let Event::DialectFound(dialect) = &event {
-            self.settings.dialect = Some(dialect.name().to_owned());
-            self.journal.preface(Note::Settings(self.settings.clone()));
+        match &event {
+            Event::DialectFound(dialect) => {
+                self.settings.dialect = Some(dialect.name().to_owned());
+                self.journal.preface(Note::Settings(self.settings.clone()));
+            }
+            Event::Spent { endpoint, tokens } => self.spending.add(*endpoint, *tokens),
+            _ => {}
         }
         self.ledger.audience().event(&event);
     }

@@ -1,6 +1,6 @@
 //! The input: named files in order, split into records. What a record means is said by the function that takes it, on a
 //! thread of its own, so that understanding lines costs the engine's thread nothing; only a pipe in which little comes
-//! is read by the engine's task (`live`). What cannot be read a second time is copied on the way, when a second reading
+//! is read by the engine's task (`live`), and a small file before it begins: a thread takes longer to start. What cannot be read a second time is copied on the way, when a second reading
 //! will be needed.
 //!
 //! Invariants: holds at most a few blocks, whatever comes in; a record that is too long is skipped to its end and
@@ -26,6 +26,8 @@ use crate::line::escape::shown;
 use live::{Live, Now};
 
 const BLOCK_BYTES: usize = 256 << 10;
+/// Files that are no larger than this together are read at once.
+const SMALL_BYTES: usize = 64 << 10;
 /// Blocks that may wait for the engine.
 const BLOCKS_MAX: usize = 2;
 
@@ -120,7 +122,7 @@ where
     F: FnMut(u64, Found<'_>) -> T + Send + 'static,
 {
     let (sender, blocks) = mpsc::channel(BLOCKS_MAX);
-    let reader = Reader {
+    let mut reader = Reader {
         splitter: Splitter::new(split),
         hash: split.hash.then(Sha256::new),
         copy,
@@ -129,6 +131,10 @@ where
         bytes: 0,
         source_bytes: Vec::new(),
     };
+    let mut ready = VecDeque::new();
+    if reader.is_small() && reader.read_small(&mut ready) {
+        return Ok(Reading { ready, live: None, sender: None, blocks });
+    }
     let live = match Live::new(reader) {
         Ok(live) => Some(Box::new(live)),
         Err(reader) => {
@@ -136,12 +142,14 @@ where
             None
         }
     };
-    Ok(Reading { sender: live.is_some().then_some(sender), live, blocks })
+    Ok(Reading { ready, sender: live.is_some().then_some(sender), live, blocks })
 }
 
 /// An input that is being read.
 #[derive(Debug)]
 pub struct Reading<T> {
+    /// What was read before it began.
+    ready: VecDeque<Input<T>>,
     /// The reader, while the caller's task reads.
     live: Option<Box<Live<T>>>,
     /// For the thread, should there be need of one.
@@ -152,6 +160,9 @@ pub struct Reading<T> {
 impl<T: Send + 'static> Reading<T> {
     /// What comes next; nothing after the end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Input<T>>> {
+        if let Some(input) = self.ready.pop_front() {
+            return Poll::Ready(Some(input));
+        }
         match self.live.as_mut().map(|live| live.poll_next(cx)) {
             Some(Poll::Pending) => return Poll::Pending,
             Some(Poll::Ready(Some(input))) => return Poll::Ready(Some(self.noted(input))),
@@ -168,12 +179,18 @@ impl<T: Send + 'static> Reading<T> {
 
     /// What comes next, for a thread that may wait.
     pub fn next_blocking(&mut self) -> Option<Input<T>> {
+        if let Some(input) = self.ready.pop_front() {
+            return Some(input);
+        }
         self.hand_over();
         self.blocks.blocking_recv()
     }
 
     /// What is there already.
     pub fn next_now(&mut self) -> Option<Input<T>> {
+        if let Some(input) = self.ready.pop_front() {
+            return Some(input);
+        }
         match &mut self.live {
             Some(live) => match live.next_now() {
                 Now::Read(input) => Some(self.noted(input)),
@@ -237,18 +254,45 @@ impl<T> fmt::Debug for Reader<T> {
 }
 
 impl<T> Reader<T> {
+    /// Whether all there is can be read at once.
+    fn is_small(&self) -> bool {
+        let length = |source: &Source| source.file.metadata().ok().filter(|file| file.is_file()).map(|file| file.len());
+        let bytes: Option<u64> = self.sources.iter().map(length).sum();
+        bytes.is_some_and(|bytes| bytes <= SMALL_BYTES as u64)
+    }
+
+    /// Reads everything there is, as long as it stays small; whether that was all.
+    fn read_small(&mut self, ready: &mut VecDeque<Input<T>>) -> bool {
+        let mut buffer = vec![0; SMALL_BYTES];
+        // A file may grow as it is read, and a read may be short.
+        for _ in 0..self.sources.len() * 2 + 2 {
+            let (input, is_end) = self.read_on(&mut buffer);
+            ready.extend(input);
+            if is_end {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Reads once, waiting for it: what came of it, and whether it was the end.
+    fn read_on(&mut self, buffer: &mut [u8]) -> (Option<Input<T>>, bool) {
+        let next = match self.read(buffer) {
+            Ok(Some(length)) => self.take_in(&buffer[..length]),
+            Ok(None) => Some(Input::End(self.end(None))),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+            Err(error) => Some(Input::End(self.end(Some(self.told(&error))))),
+        };
+        let is_end = matches!(next, Some(Input::End(_)));
+        (next, is_end)
+    }
+
     /// Reads everything there is, waiting for it, until nobody listens.
     fn read_all(&mut self, sender: &mpsc::Sender<Input<T>>) {
         let mut buffer = vec![0; BLOCK_BYTES];
         while !sender.is_closed() {
-            let next = match self.read(&mut buffer) {
-                Ok(Some(length)) => self.take_in(&buffer[..length]),
-                Ok(None) => Some(Input::End(self.end(None))),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
-                Err(error) => Some(Input::End(self.end(Some(self.told(&error))))),
-            };
+            let (next, is_end) = self.read_on(&mut buffer);
             let Some(next) = next else { continue };
-            let is_end = matches!(next, Input::End(_));
             if sender.blocking_send(next).is_err() || is_end {
                 return;
             }

@@ -2,6 +2,7 @@
 
 pub mod copy;
 mod ending;
+mod past;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use crate::engine;
 use crate::exit::{Exit, Stop};
 use crate::journal::lock::{Holder, Lock};
 use crate::journal::publish::{self, Exclusive};
-use crate::journal::{self, Closed, Journal, Known, Opened, Options, Settings, Shard};
+use crate::journal::{self, Closed, Journal, Known, Opened, Options, Settings, Shard, Spending};
 use crate::line::escape::shown;
 use crate::shutdown::Level;
 
@@ -154,12 +155,19 @@ impl Run {
         let input =
             reader::start(sources, split(&self.stage.config), copy, move |line, found| understanding.of(line, found))
                 .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
+        let was_killed = known.records > 0 && self.before.is_none();
+        let mut earlier = known.past.clone();
+        if was_killed {
+            // What it had in flight may have been counted by the service, too.
+            earlier.add_unknown(self.stage.config.limits.concurrency.get() as u64);
+        }
         let in_journal = known.index.records();
         let parts = self.parts(Intake::sampling(input, self.sample.clone()), guard, known).await?;
         let stage = &self.stage;
         stage.look_ahead(in_journal);
         let mut mode = Journaled::new(parts, ledger(stage));
-        let endpoints = connection::endpoints(&stage.config, &stage.clients);
+        let mut endpoints = connection::endpoints(&stage.config, &stage.clients);
+        past::remember(&mut endpoints, &stage.config, &earlier);
         let ended = engine::run(engine_settings(&stage.config), endpoints, &mut mode, &stage.shutdown).await;
         let rest = mode.finish(self.closing().patience()).await;
         if matches!(rest.why, Some(Why::NoModel)) {
@@ -246,6 +254,7 @@ impl Run {
             journal: self.journal.take().ok_or(journal::Error::Gone)?,
             known,
             settings: self.settings.clone(),
+            spending: Spending::new(past::base_urls(&self.stage.config)),
             records,
             sink,
         })

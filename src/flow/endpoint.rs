@@ -69,6 +69,10 @@ pub struct Endpoint {
     stamp: Stamp,
     suspects: Vec<u64>,
     stalled_since: Option<Duration>,
+    /// Refusals without a time to wait, those of one burst counted once, since the last success.
+    backoffs: u32,
+    /// When the last of these gated the endpoint.
+    backed_off_at: Option<Duration>,
 }
 
 /// What is known of one model at one endpoint.
@@ -101,6 +105,8 @@ impl Endpoint {
             stamp: Stamp::default(),
             suspects: Vec::new(),
             stalled_since: None,
+            backoffs: 0,
+            backed_off_at: None,
         }
     }
 
@@ -242,7 +248,7 @@ impl Endpoint {
         if Rc::strong_count(&self.stamp.0) > 1 || self.stamp.is_void() {
             self.stamp = Stamp::default();
         }
-        self.stalled_since = None;
+        (self.stalled_since, self.backoffs) = (None, 0);
         self.suspects.clear();
         self.budget.success();
         let endpoint_resumed = self.breaker.success();
@@ -309,6 +315,22 @@ impl Endpoint {
     pub fn refused(&mut self, now: Duration) {
         self.refusals += 1;
         self.stalled_since.get_or_insert(now);
+    }
+
+    /// A request that was sent at `sent_at` was refused, and nobody said for how long: the whole endpoint waits, for
+    /// U(½, 1) · min(cap, 2^k) seconds at the k-th time, and from the second time on one request goes before the others.
+    pub fn back_off(&mut self, model: Model, sent_at: Duration, now: Duration, unit: f64) {
+        if self.backed_off_at.is_some_and(|at| sent_at < at) {
+            // It was under way when another one was refused: the same burst.
+            return;
+        }
+        if self.backoffs > 0 {
+            self.one(model);
+        }
+        let ceiling = 2f64.powi(self.backoffs.min(30) as i32).min(self.probe_wait_max.as_secs_f64());
+        self.backoffs += 1;
+        self.backed_off_at = Some(now);
+        self.gate(now + Duration::from_secs_f64(ceiling * (0.5 + 0.5 * unit)));
     }
 
     /// A probe ended without saying anything about the endpoint.
@@ -439,6 +461,23 @@ mod tests {
         });
         assert!(endpoint.is_open() && endpoint.success(M, None));
         assert_eq!(endpoint.limit_of(M), 4);
+    }
+
+    #[test]
+    fn refusals_without_a_time_gate_the_endpoint_ever_longer() {
+        let mut endpoint = endpoint(8);
+        let mut now = NOW;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            endpoint.back_off(M, now, now, 1.0);
+            endpoint.back_off(M, now - NOW, now, 1.0);
+            waits.push((endpoint.gate_until() - now).as_secs());
+            now = endpoint.gate_until();
+        }
+        assert_eq!((waits, endpoint.limit_of(M)), (vec![1, 2, 4, 8, 16, 32, 60, 60], 1));
+        endpoint.success(M, None);
+        endpoint.back_off(M, now, now, 0.0);
+        assert_eq!(endpoint.gate_until() - now, NOW / 2);
     }
 
     #[test]

@@ -138,20 +138,6 @@ impl Limit {
             Law::Adaptive(controller) => controller.one(),
         }
     }
-
-    // The names that the endpoint uses until it tells answers apart.
-
-    /// A fixed limit.
-    pub fn new(ceiling: usize) -> Self {
-        Self::fixed(ceiling)
-    }
-
-    /// An answer of which nothing is known.
-    pub fn success(&mut self) {
-        if let Law::Fixed { current } = &mut self.law {
-            *current = (*current + 1).min(self.ceiling);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -91,20 +91,20 @@ impl Quotas {
     /// Counts an attempt that is sent now, whether or not it was time for it.
     pub fn take(&mut self, now: Duration, tokens_estimate: u64) -> Booking {
         let at = moment(now);
-        self.in_flight += 1;
-        self.in_flight_tokens = self.in_flight_tokens.saturating_add(tokens_estimate);
-        self.estimate_last = tokens_estimate;
-        self.latest = self.latest.max(at);
         self.requests.iter_mut().for_each(|(_, window)| window.add(at, 1));
         if let Some(window) = &mut self.tokens {
             window.add(at, tokens_estimate);
         }
         if let Some(allowance) = &mut self.learned_requests {
-            allowance.take(1);
+            allowance.take(at, 1, self.in_flight);
         }
         if let Some(allowance) = &mut self.learned_tokens {
-            allowance.take(tokens_estimate);
+            allowance.take(at, tokens_estimate, self.in_flight_tokens);
         }
+        self.in_flight += 1;
+        self.in_flight_tokens = self.in_flight_tokens.saturating_add(tokens_estimate);
+        self.estimate_last = tokens_estimate;
+        self.latest = self.latest.max(at);
         Booking { at, tokens: tokens_estimate }
     }
 

@@ -5,6 +5,7 @@ use super::note::{Closed, Copy, Note, Settings, VERSION};
 use super::places::Places;
 use super::publish::Fingerprint;
 use super::record::{Head, Kind};
+use super::spent::Past;
 
 /// The sum of the records so far.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Known {
     pub closed: Option<Closed>,
     /// Whether a run that began afresh has not come to its end.
     pub fresh_unfinished: bool,
+    /// What earlier runs sent.
+    pub past: Past,
     /// Line records whose outcome is an answer.
     pub answers: u64,
     /// Line records whose outcome is an error.
@@ -43,6 +46,7 @@ impl Known {
             copy: None,
             closed: None,
             fresh_unfinished: false,
+            past: Past::default(),
             answers: 0,
             failures: 0,
             records: 0,
@@ -98,6 +102,7 @@ impl Known {
                 self.places.clear(line, to.unwrap_or(line));
             }
             Note::Copy(copy) => self.copy = Some(copy),
+            Note::Spent(spent) => self.past.push(spent),
             Note::Published(result) => self.published.push(result),
             Note::Closed(closed) => {
                 self.fresh_unfinished &= !closed.complete;

@@ -32,6 +32,7 @@ pub mod publish;
 pub mod record;
 mod records;
 pub mod scan;
+mod spent;
 
 pub use error::Error;
 pub use handle::{Committed, Journal, Opened, Options};
@@ -43,3 +44,4 @@ pub use outcomes::{LineOutcome, Outcomes};
 pub use record::{Head, Kind, Line, Settled};
 pub use records::Records;
 pub use scan::Tail;
+pub use spent::{Past, Spending, Spent};

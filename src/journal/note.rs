@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::Holder;
 use super::publish::Fingerprint;
+use super::spent::Spent;
 
 /// The version of the format that is written here, and the only one that is read.
 pub const VERSION: u32 = 1;
@@ -43,6 +44,8 @@ pub enum Note {
     },
     /// The input is copied as it is read, into this file; or, before it is there, into one that is about to be made.
     Copy(Option<Copy>),
+    /// Attempts were sent since the last such record: quotas count them in the next run, too.
+    Spent(Spent),
     /// A result file is whole and about to get its name.
     Published(Fingerprint),
     /// A run ended.

@@ -249,7 +249,7 @@ mod tests {
         let answer = Answer::parse(Bytes::from_static(BODY.as_bytes())).unwrap();
         let outcome = Outcome { result: Ok(answer), attempts: 2, seconds: 2.41049 };
         let mut record = Vec::new();
-        let flags = Flags { truncated: true, empty: false, other_model: true };
+        let flags = Flags { truncated: true, empty: false, other_model: true, whitespace: false };
         line.push_outcome(&mut record, Some("m \"1\""), flags, &outcome);
         let text = String::from_utf8(record).unwrap();
         let golden = format!(

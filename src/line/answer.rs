@@ -61,6 +61,9 @@ pub struct Times {
     pub evaluation_nanoseconds: u64,
 }
 
+/// So many characters of white space at the end of a text are no end of a text.
+const RUNAWAY_WHITESPACE: usize = 100;
+
 /// Token counts of one answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
@@ -116,6 +119,11 @@ impl Answer {
         let cut = |choice: &Choice| self.part_or_null(choice.finish_reason) == b"\"length\"";
         let full = tokens_max.is_some_and(|max| max > 0 && self.choices.len() == 1 && self.tokens.completion >= max);
         full || self.choices.iter().any(cut)
+    }
+
+    /// Whether a choice's text ends in so much white space that nobody meant it.
+    pub fn runs_into_whitespace(&self) -> bool {
+        self.choices.iter().any(|choice| whitespace_at_end(self.part_or_null(choice.content)) >= RUNAWAY_WHITESPACE)
     }
 
     /// Whether another model answered than the one that was asked for. `x` and `x:latest` are one model to Ollama.
@@ -270,6 +278,26 @@ impl Span {
     }
 }
 
+/// Characters of white space at the end of a JSON string, up to as many as count.
+fn whitespace_at_end(string: &[u8]) -> usize {
+    let mut rest = string.strip_suffix(b"\"").unwrap_or(string);
+    let mut count = 0;
+    while count < RUNAWAY_WHITESPACE {
+        rest = match rest {
+            [before @ .., b' '] => before,
+            // An escape, unless its backslash is itself escaped.
+            [before @ .., b'\\', b'n' | b't' | b'r']
+                if before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 0 =>
+            {
+                before
+            }
+            _ => break,
+        };
+        count += 1;
+    }
+    count
+}
+
 /// JSON has no raw newline inside a string, so each one between tokens may become a blank.
 fn without_newlines(body: Bytes) -> Bytes {
     if memchr::memchr2(b'\n', b'\r', &body).is_none() {
@@ -320,6 +348,20 @@ mod tests {
         ] {
             assert!(answer(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn white_space_without_end_is_noticed() {
+        let runs = |text: &str| {
+            let body = format!(r#"{{"choices":[{{"message":{{"content":{text}}}}}]}}"#);
+            Answer::parse(body.into()).unwrap().runs_into_whitespace()
+        };
+        let quoted = |text: &str| serde_json::to_string(text).unwrap();
+        assert!(runs(&quoted(&format!("{{\"a\": 1{}", "\n \t".repeat(40)))));
+        assert!(runs(&quoted(&" ".repeat(100))));
+        assert!(!runs(&quoted(&format!("{}.", "\n".repeat(500)))) && !runs(&quoted(&"\n".repeat(99))));
+        assert!(!runs(&quoted(&"\\n".repeat(200))), "a backslash and an n are no newline");
+        assert!(!runs("null") && !runs("\"\""));
     }
 
     #[test]

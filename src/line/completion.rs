@@ -45,6 +45,8 @@ pub struct Flags {
     pub empty: bool,
     /// The server says that another model answered.
     pub other_model: bool,
+    /// It ends in white space without end, as models do that lost the thread of a JSON answer.
+    pub whitespace: bool,
 }
 
 impl Flags {
@@ -54,20 +56,30 @@ impl Flags {
             truncated: answer.is_truncated(request.chat.tokens_max),
             empty: answer.is_empty(),
             other_model: answer.is_other_model(&request.model),
+            whitespace: answer.runs_into_whitespace(),
         }
     }
 
     fn names(self) -> impl Iterator<Item = &'static str> {
-        [(self.truncated, "truncated"), (self.empty, "empty"), (self.other_model, "other_model")]
-            .into_iter()
-            .filter_map(|(set, name)| set.then_some(name))
+        let all = [
+            (self.truncated, "truncated"),
+            (self.empty, "empty"),
+            (self.other_model, "other_model"),
+            (self.whitespace, "whitespace"),
+        ];
+        all.into_iter().filter_map(|(set, name)| set.then_some(name))
     }
 
     /// Reads them from a JSON array of their names; names that are not known are left out.
     pub fn from_names(array: &str) -> Self {
         let names: Vec<String> = serde_json::from_str(array).unwrap_or_default();
         let has = |name: &str| names.iter().any(|own| own == name);
-        Self { truncated: has("truncated"), empty: has("empty"), other_model: has("other_model") }
+        Self {
+            truncated: has("truncated"),
+            empty: has("empty"),
+            other_model: has("other_model"),
+            whitespace: has("whitespace"),
+        }
     }
 
     /// Appends `"flags":[…]` to an object, when there are any.

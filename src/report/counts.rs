@@ -22,6 +22,7 @@ pub struct Counts {
     truncated: AtomicU64,
     empty: AtomicU64,
     other_model: AtomicU64,
+    whitespace: AtomicU64,
     attempts: AtomicU64,
     retries: AtomicU64,
     in_flight: AtomicU64,
@@ -121,11 +122,12 @@ impl Counts {
     }
 
     /// Flagged answers: truncated, empty, from another model.
-    pub fn flags(&self) -> [(&'static str, u64); 3] {
+    pub fn flags(&self) -> [(&'static str, u64); 4] {
         [
             ("truncated", self.truncated.load(Relaxed)),
             ("empty", self.empty.load(Relaxed)),
             ("other_model", self.other_model.load(Relaxed)),
+            ("whitespace", self.whitespace.load(Relaxed)),
         ]
     }
 
@@ -170,6 +172,7 @@ impl Counts {
                     (&self.truncated, flags.truncated),
                     (&self.empty, flags.empty),
                     (&self.other_model, flags.other_model),
+                    (&self.whitespace, flags.whitespace),
                 ] {
                     add(counter, u64::from(set));
                 }

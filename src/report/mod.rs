@@ -163,13 +163,18 @@ impl Audience for &Reporter {
     fn event(&self, event: &Event) {
         self.counts.event(event);
         match event {
-            Event::Sent { .. } | Event::Ended { .. } => {}
+            Event::Sent { .. } | Event::Ended { .. } | Event::Spent { .. } => {}
             Event::DialectFound(dialect) => tracing::info!(dialect = dialect.name(), "dialect found"),
             Event::Retry { reason, delay } => {
                 tracing::info!(delay_seconds = delay.as_secs_f64(), reason = for_people(reason, 300), "retry")
             }
             Event::Paused { reason } => self.warn(&format!("paused: {reason}")),
             Event::Resumed => self.warn("the service answers again: going on"),
+            Event::Lacks { name, model, reason } => self.warn(&format!(
+                "{name} does not serve {}, the others are asked: {}",
+                for_people(model, 100),
+                for_people(reason, 300)
+            )),
             Event::Endpoint { name, reason: Some(reason) } => {
                 self.warn(&format!("{name} is out, the others go on: {reason}"))
             }

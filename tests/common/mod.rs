@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod desk;
+pub mod tap;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -91,6 +92,12 @@ impl Sim {
         self.stats()[name].as_u64().unwrap_or_else(|| panic!("no counter {name}"))
     }
 
+    /// One counter, once anybody answers; for a simulator that may be down.
+    pub fn count_when_up(&self, name: &str) -> u64 {
+        wait_for("the simulator", || TcpStream::connect(&self.address).is_ok().then_some(()));
+        self.count(name)
+    }
+
     /// The chat requests as received, as text.
     pub fn requests_text(&self) -> String {
         String::from_utf8(http(&self.address, "GET", "/requests", "")).unwrap()
@@ -174,9 +181,20 @@ impl Run {
         Run::at(&sim.base())
     }
 
+    /// The same against several simulators.
+    pub fn on_all<'a>(sims: impl IntoIterator<Item = &'a Sim>) -> Run {
+        let bases = sims.into_iter().flat_map(|sim| ["--base-url".to_owned(), sim.base()]);
+        Run::plain().args(bases)
+    }
+
     /// The same against any base URL.
     pub fn at(base: &str) -> Run {
-        Run::bare().env("ANVILGPT_API_KEY", KEY).args(["--base-url", base, "-m", MODEL, "--max-retry-delay", "50ms"])
+        Run::plain().args(["--base-url", base])
+    }
+
+    /// The same against what its own arguments or a configuration name.
+    pub fn plain() -> Run {
+        Run::bare().env("ANVILGPT_API_KEY", KEY).args(["-m", MODEL, "--max-retry-delay", "50ms"])
     }
 
     /// Adds arguments.
@@ -541,6 +559,15 @@ impl Output {
     #[track_caller]
     pub fn codes(&self) -> Vec<String> {
         self.lines().iter().map(code_of).collect()
+    }
+
+    /// Whether the lines are the answers to [`prompts`], in order and nothing else.
+    #[track_caller]
+    pub fn answers_prompts(&self, count: usize) {
+        let lines = self.lines();
+        let wrong = lines.iter().zip(1..).find(|(line, number)| line["content"] != format!("Echo: prompt {number}"));
+        assert!(wrong.is_none(), "{wrong:?}\n{}", self.stderr);
+        assert_eq!(lines.len(), count, "{}", self.stderr);
     }
 
     /// A file in the run's own folder.

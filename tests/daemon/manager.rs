@@ -75,7 +75,8 @@ impl Manager {
 fn a_manager_hears_of_start_reload_and_stop_in_this_order() {
     let spool = Spool::slow(100);
     let mut manager = Manager::new(&spool);
-    let daemon = Daemon::watching(Manager::of(&spool, spool.daemon()));
+    // Slow enough that its state is told while the file runs.
+    let daemon = Daemon::watching(Manager::of(&spool, spool.daemon().args(["-j", "4"])));
     let ready = manager.wait_for("READY=1");
     assert!(ready.contains("STATUS="), "{ready}");
     spool.put("p.jsonl", lines("p", 60));

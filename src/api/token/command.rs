@@ -36,12 +36,12 @@ pub struct KeyCommand(String);
 impl KeyCommand {
     /// Takes a command as people write it. The error does not repeat it.
     pub fn new(text: &str) -> Result<KeyCommand, String> {
-        let is_quote = |character: char| character.is_whitespace() || "'\"=;|&()".contains(character);
+        let separates = |character: char| character.is_whitespace() || "'\"=;|&()".contains(character);
         if text.trim().is_empty() {
             Err("must not be empty".to_owned())
         } else if text.contains('\0') {
             Err("must not hold a NUL byte".to_owned())
-        } else if text.split(is_quote).any(looks_like_key) {
+        } else if text.split(separates).any(looks_like_key) {
             Err("a key seems to stand in it; write the key into a file of mode 0600, and name that file".to_owned())
         } else {
             Ok(KeyCommand(text.to_owned()))

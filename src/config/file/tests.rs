@@ -232,6 +232,12 @@ fn paths_are_relative_to_the_file_and_a_missing_file_is_none() {
 }
 
 #[test]
+fn a_table_of_endpoints_that_is_no_list_is_told_how_to_be_one() {
+    let shown = refused("[endpoint]\nbase_url = 'http://[::1]'");
+    assert!(shown.contains("c.toml, line 1: ") && shown.contains("each under a [[endpoint]] of its own"), "{shown}");
+}
+
+#[test]
 fn one_thing_said_in_two_ways_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");

@@ -128,6 +128,7 @@ fn a_key_that_is_not_an_endpoints_own_goes_to_the_first_of_a_list_alone() {
         let stop = machine.refused(Flags::default());
         assert_eq!(stop.exit, Exit::Config);
         assert!(stop.message.starts_with("no key for b.example: the one in "), "{stop}");
+        assert!(stop.way_out.unwrap().ends_with("in the [[endpoint]] of b.example"));
     }
     let stop = Machine::new(&two("")).refused(Flags::default());
     assert!(stop.exit == Exit::Config && stop.message.contains("no key for b.example"), "{stop}");
@@ -171,7 +172,7 @@ fn what_holds_at_an_endpoint_is_its_own_then_that_of_all_and_flags_win() {
     let layer = Layer {
         dialect: Some(DialectChoice::Auto),
         rate: Some(vec!["8/s".parse().unwrap()]),
-        tokens_per_min: std::num::NonZeroU64::new(9),
+        tokens_per_min: NonZeroU64::new(9),
         ..Layer::default()
     };
     let config = machine.build(Flags { layer, ..Flags::default() }).unwrap();

@@ -1,6 +1,6 @@
 //! From what the scanner says to files that wait for their turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::super::stamp::Stamp;
 use super::super::status::FileCounts;
 use super::Spool;
 use super::parts::{Queued, Wanted};
+use crate::journal::Past;
 
 /// So often in a row may reading a file end the daemon.
 pub(super) const STRIKES_MAX: u32 = 3;
@@ -43,7 +44,13 @@ impl Spool {
         self.append_note(&Note::Strike { path: Bytes(path.to_vec()), stamp, count });
     }
 
-    pub(super) fn append_note(&mut self, note: &Note) {
+    /// What its log said at the start of what was sent. Given once.
+    pub fn take_past(&mut self) -> HashMap<String, Past> {
+        std::mem::take(&mut self.past)
+    }
+
+    /// Writes a note into the log, behind what is there already.
+    pub fn append_note(&mut self, note: &Note) {
         if let Some(log) = &mut self.log {
             log.append(None, |record| note.push(record));
         }

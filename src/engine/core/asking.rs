@@ -251,7 +251,7 @@ impl<T: Transport> Core<'_, T> {
         let culprit = ticket.is_culprit(endpoint, false);
         match culprit.then(|| ticket.charge(Charge::Culprit, endpoint.stamp(), &reason, None)).flatten() {
             Some(failure) => Step::Settle(Err(failure)),
-            None => Step::Retry { reason, at_least: Duration::ZERO },
+            None => Step::Retry { reason, at_least: Duration::ZERO, takes_budget: true },
         }
     }
 

@@ -71,7 +71,8 @@ pub struct Backend<'a, T: Transport> {
 }
 
 impl<'a, T: Transport> Backend<'a, T> {
-    pub fn new(given: Given<'a, T>, settings: &Settings) -> Self {
+    /// `is_one_of_several` says that other endpoints may have what this one has not.
+    pub fn new(given: Given<'a, T>, settings: &Settings, is_one_of_several: bool) -> Self {
         let setup = Setup {
             ceiling: given.concurrency.unwrap_or(settings.concurrency).min(settings.concurrency),
             adapts: settings.adapts,
@@ -83,8 +84,9 @@ impl<'a, T: Transport> Backend<'a, T> {
             name: given.name,
             own_ceiling: given.concurrency,
             endpoint: Endpoint::new(setup),
-            // One reply that was another is enough to clear the address.
-            record: Record { not_found: 0, other: u64::from(settings.endless) },
+            // One reply that was another than 404 is enough to clear the address. In an endless run, and where others may
+            // have the model, 404 says nothing of it.
+            record: Record { not_found: 0, other: u64::from(settings.endless || is_one_of_several) },
             dialect: given.dialect,
             dialect_failures: 0,
             dialect_at: Duration::ZERO,
@@ -130,11 +132,13 @@ impl<'a, T: Transport> Backend<'a, T> {
         self.has_room(now) && model.is_none_or(may)
     }
 
-    /// It does not have this model.
-    pub fn note_lack(&mut self, model: Model) {
-        if !self.lacks.contains(&model) {
+    /// It does not have this model; whether that is news.
+    pub fn note_lack(&mut self, model: Model) -> bool {
+        let is_news = !self.lacks.contains(&model);
+        if is_news {
             self.lacks.push(model);
         }
+        is_news
     }
 
     /// Whether it is known not to have this model, or is out for good.
@@ -172,8 +176,8 @@ impl<'a, T: Transport> Backend<'a, T> {
         body_bytes as u64 / BYTES_PER_TOKEN + tokens_max.map_or(answer, |max| answer.min(max))
     }
 
-    /// The cost of an attempt is known: what an answer says; nothing, when nothing was computed.
-    pub fn settle_quotas(&mut self, booking: Booking, estimate: u64, signal: &Signal) {
+    /// The cost of an attempt in tokens is known: what an answer says; nothing, when nothing was computed. Returns it.
+    pub fn settle_quotas(&mut self, booking: Booking, estimate: u64, signal: &Signal) -> u64 {
         let cost = match signal {
             Signal::Answer(answer) if answer.tokens.completion > 0 => {
                 let completion = answer.tokens.completion;
@@ -185,6 +189,7 @@ impl<'a, T: Transport> Backend<'a, T> {
             _ => estimate,
         };
         self.endpoint.quotas.settle(booking, cost);
+        cost
     }
 
     /// Whether nothing is sent there now, and for long.

@@ -79,13 +79,39 @@ impl<T: Transport> Core<'_, T> {
         if fits.all(|backend| backend.endpoint.is_cold(model)) { Fit::Swap } else { Fit::Here }
     }
 
+    /// A retry that no endpoint can ever take: it is to fail, whether or not anything may be sent.
+    pub(super) fn pop_hopeless(&mut self) -> Option<Box<Ticket>> {
+        if self.backends.len() < 2 || !self.sends() {
+            return None;
+        }
+        let index = self.due.iter().position(|ticket| self.is_hopeless(ticket.model))?;
+        self.due.remove(index)
+    }
+
     /// Whether no endpoint is left that may have this model.
     pub(super) fn is_hopeless(&self, model: Model) -> bool {
         self.backends.iter().all(|backend| backend.is_hopeless_for(model))
     }
 
+    /// What can be heard of the source while nothing may be sent.
+    pub(super) fn poll_while_held<M: Mode>(&mut self, mode: &mut M, cx: &mut Context<'_>) -> Poll<Happening> {
+        let happening = self.poll_first(mode, cx);
+        if happening.is_ready() || !self.waits_for_source_alone() {
+            return happening;
+        }
+        // There may be nothing left to wait for.
+        match mode.poll_pull(&Room::new(&|_| Fit::None), cx) {
+            Poll::Ready(Some(work)) => {
+                let model = self.models.of(&work.request.model);
+                Poll::Ready(Happening::Pulled(Box::new(Ticket::new(work.key, work.request, model))))
+            }
+            Poll::Ready(None) => Poll::Ready(Happening::SourceEnded),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
     /// One request is enough to know that a dialect is needed; the others can wait where they are.
-    pub(super) fn poll_first<M: Mode>(&mut self, mode: &mut M, cx: &mut Context<'_>) -> Poll<Happening> {
+    fn poll_first<M: Mode>(&mut self, mode: &mut M, cx: &mut Context<'_>) -> Poll<Happening> {
         let knows = self.backends.iter().any(|backend| backend.dialect.is_some());
         let may = self.backends.iter().any(|backend| backend.is_permitted(self.now()));
         if knows || self.first.is_some() || self.source_ended || !may || !self.has_slot() {

@@ -117,10 +117,12 @@ impl<T: Transport> Core<'_, T> {
         }
         mode.event(Event::Ended { in_flight: self.in_flight.len() });
         let now = self.now();
-        let answered = self.book_end(&ticket, flight, &seen, now);
+        let answered = self.book_end(&ticket, flight, &seen, now, mode);
         let backend = &mut self.backends[flight.backend];
         let at = Circumstances {
+            sent_at: flight.sent_at,
             now,
+            asked_to_wait: seen.wait.is_some(),
             status: seen.status,
             was_probe: flight.was_probe,
             alone: flight.began_alone && self.in_flight.is_empty(),
@@ -139,13 +141,21 @@ impl<T: Transport> Core<'_, T> {
     }
 
     /// Books the end of an attempt with limits and quotas. Returns what an answer shows of the server's queue.
-    fn book_end(&mut self, ticket: &Ticket, flight: Flight, seen: &Seen, now: Duration) -> Option<Answered> {
+    fn book_end<M: Mode>(
+        &mut self,
+        ticket: &Ticket,
+        flight: Flight,
+        seen: &Seen,
+        now: Duration,
+        mode: &mut M,
+    ) -> Option<Answered> {
         let start = self.start;
         let backend = &mut self.backends[flight.backend];
         let in_flight = backend.endpoint.ended(ticket.model);
         let answer = if let Signal::Answer(answer) = &seen.signal { Some(answer) } else { None };
         if let Some((booking, estimate)) = flight.booking {
-            backend.settle_quotas(booking, estimate, &seen.signal);
+            let tokens = backend.settle_quotas(booking, estimate, &seen.signal);
+            mode.event(Event::Spent { endpoint: flight.backend, tokens });
         }
         if let Some(news) = &seen.quota {
             let others = backend.endpoint.in_flight();
@@ -165,12 +175,15 @@ impl<T: Transport> Core<'_, T> {
 
     pub(super) fn apply<M: Mode>(&mut self, step: Step, mut ticket: Box<Ticket>, flight: Flight, mode: &mut M) {
         match step {
-            Step::Settle(Err(failure)) if self.others_may_have(&ticket, flight.backend, failure.code) => {
+            Step::Settle(Err(failure)) if self.others_may_have(&ticket, flight.backend, &failure, mode) => {
                 ticket.unspent = true;
                 self.due.push_back(ticket);
             }
             Step::Settle(result) => self.settle(ticket, result, mode),
-            Step::Retry { reason, at_least } => self.retry(ticket, reason, at_least, mode),
+            Step::Retry { reason, at_least, takes_budget } => {
+                ticket.unspent = !takes_budget;
+                self.retry(ticket, reason, at_least, mode);
+            }
             Step::Ask(question) => self.ask(ticket, question, flight, mode),
             Step::Halt(halt) => {
                 // Its line is not settled, and so the run is not complete.
@@ -182,11 +195,15 @@ impl<T: Transport> Core<'_, T> {
     }
 
     /// Whether a line that this endpoint cannot serve may still be served by another one.
-    fn others_may_have(&mut self, ticket: &Ticket, at: usize, code: ErrorCode) -> bool {
-        if self.backends.len() < 2 || !matches!(code, ErrorCode::ModelNotFound | ErrorCode::NotAllowed) {
+    fn others_may_have<M: Mode>(&mut self, ticket: &Ticket, at: usize, failure: &Failure, mode: &mut M) -> bool {
+        if self.backends.len() < 2 || !matches!(failure.code, ErrorCode::ModelNotFound | ErrorCode::NotAllowed) {
             return false;
         }
-        self.backends[at].note_lack(ticket.model);
+        let is_news = self.backends[at].note_lack(ticket.model);
+        if is_news {
+            let (name, model) = (self.backends[at].name.clone(), ticket.request.model.to_string());
+            mode.event(Event::Lacks { name, model, reason: failure.message.clone() });
+        }
         !self.is_hopeless(ticket.model)
     }
 
@@ -200,7 +217,6 @@ impl<T: Transport> Core<'_, T> {
 
     pub(super) fn retry<M: Mode>(&mut self, mut ticket: Box<Ticket>, reason: String, at_least: Duration, mode: &mut M) {
         ticket.failures += 1;
-        ticket.unspent = false;
         ticket.failed_at = Some(ticket.backend);
         let cap = self.settings.retry_delay_max;
         let delay = backoff::full_jitter(ticket.failures, cap, fastrand::f64()).max(at_least.min(cap));

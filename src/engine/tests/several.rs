@@ -148,3 +148,28 @@ fn a_quota_of_the_only_endpoint_is_waited_for() {
     assert_eq!((ended, mode.codes()), (Ended::Complete, vec![None; 10]));
     assert!(took >= 180 * SECOND && took < 190 * SECOND, "{took:?}");
 }
+
+#[test]
+fn a_run_ends_with_its_last_answer_though_its_quota_is_used_up() {
+    let limited = served_in(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let mut mode = List::of(3);
+    let (ended, took) = runtime.block_on(async {
+        let start = Instant::now();
+        let rate: Rate = "3/h".parse().unwrap();
+        let endpoints = vec![Endpoint { quotas: Quotas::new(&[rate], None), ..endpoint("a", &limited) }];
+        (run(settings(4), endpoints, &mut mode, &Shutdown::default()).await, start.elapsed())
+    });
+    assert_eq!((ended, mode.codes(), took), (Ended::Complete, vec![None; 3], SECOND));
+}
+
+#[test]
+fn lines_of_a_model_that_no_endpoint_has_all_fail() {
+    let lacking = |seconds| {
+        let refusal = whole(404, r#"{"error":"model not found"}"#);
+        transport(vec![[vec![Play::Wait(seconds * SECOND)], refusal].concat()])
+    };
+    let (a, b) = (lacking(1), lacking(2));
+    let (ended, mode, _) = run_over(settings(8), &[&a, &b], List::of(50));
+    assert_eq!((ended, mode.codes()), (Ended::Complete, vec![Some(ErrorCode::ModelNotFound); 50]));
+}

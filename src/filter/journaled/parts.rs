@@ -10,7 +10,7 @@ use super::super::understanding::Understood;
 use super::super::window::Window;
 use super::super::writer::Writer;
 use super::Pending;
-use crate::journal::{Journal, Known, Records, Settings};
+use crate::journal::{Journal, Known, Records, Settings, Spending};
 use crate::line::completion::Style;
 
 /// Where the output of a run with a journal goes.
@@ -118,6 +118,8 @@ pub struct Parts {
     pub known: Known,
     /// The settings of this run.
     pub settings: Settings,
+    /// Adds up what counts against quotas.
+    pub spending: Spending,
     /// Reads records back.
     pub records: Records,
     /// Where the output goes.

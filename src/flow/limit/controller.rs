@@ -9,7 +9,7 @@
 //! narrow one is not overshot by more than it was wide. Where waiting takes much of the time, the limit is what the
 //! server was seen to work on.
 //!
-//! Invariant: 1 ≤ limit ≤ ceiling; answers that were sent before the last great change count no more.
+//! Invariant: 1 ≤ limit ≤ ceiling; answers to what was sent before the last great change do not count.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::waiting::{Evidence, Waiting};
 /// The limit at the beginning, and for ever where nothing can be seen.
 const START: f64 = 4.0;
 /// How many requests of ours are to wait at the server, on average.
-const QUEUED_TARGET: f64 = 0.35;
+const QUEUED_TARGET: f64 = 0.32;
 /// Share of a request's time that waits may take beside that: noise, of which many in flight have more.
 const NOISE_SHARE: f64 = 0.03;
 /// With less than this share there is no queue.
@@ -28,19 +28,19 @@ const CLEAR_SHARE: f64 = 0.02;
 const CROWDED_SHARE: f64 = 0.28;
 /// Part of what is missing that is made up for in one window.
 const GAIN: f64 = 0.5;
-const WINDOW_ANSWERS_MIN: f64 = 4.0;
+/// The limit is looked at when as many answers came as it allows in flight, and at least so many: with fewer, chance
+/// would make clients of one server unequal.
+const WINDOW_ANSWERS_MIN: f64 = 6.0;
 /// Part of the limit that must be in flight for the limit to be what holds us back.
 const BUSY_PART: f64 = 0.75;
-/// The first step of a search, in requests and as a part of the limit.
-const STEP_MIN: f64 = 0.2;
+/// The first step of a search: all that is missing, and at least such a part of the limit.
+const STEP_MIN: f64 = QUEUED_TARGET;
 const STEP_PART_MIN: f64 = 0.02;
-/// The same after a window that was crowded: it tells how wide the gap is no better than that.
-const STEP_PART_AFTER_CROWD: f64 = 0.1;
 /// Steps after a refusal do not double, for so long.
 const STEP_AFTER_REFUSAL: f64 = 1.0;
 const CALM_AFTER: Duration = Duration::from_secs(60);
-/// A change by more than this part of the limit makes a new situation.
-const GREAT_CHANGE_PART: f64 = 0.25;
+/// A step wider than this part of the limit makes a new situation: what was sent before it says nothing of it.
+const GREAT_STEP_PART: f64 = 0.25;
 
 /// The adaptive limit of one model at one endpoint.
 #[derive(Debug)]
@@ -134,15 +134,13 @@ impl Controller {
         self.set(limit);
     }
 
-    /// Changes the limit when the window is full, or half full and crowded.
+    /// Changes the limit when the window is full.
     fn look(&mut self, now: Duration) {
-        let size = self.limit.floor().max(WINDOW_ANSWERS_MIN);
-        let share = self.window.waiting_share(self.waiting.service_seconds());
-        let is_crowded = share > CROWDED_SHARE;
-        let size = if is_crowded { (size / 2.0).max(WINDOW_ANSWERS_MIN) } else { size };
-        if self.window.answers < size {
+        if self.window.answers < self.limit.floor().max(WINDOW_ANSWERS_MIN) {
             return;
         }
+        let share = self.window.waiting_share(self.waiting.service_seconds());
+        let is_crowded = share > CROWDED_SHARE;
         let in_flight = self.window.in_flight / self.window.answers;
         self.window = Window::default();
         let missing = QUEUED_TARGET - in_flight * (share - NOISE_SHARE).max(0.0);
@@ -150,7 +148,7 @@ impl Controller {
             return;
         }
         let limit = if is_crowded {
-            self.step = STEP_PART_AFTER_CROWD * self.limit;
+            self.step = 0.0;
             self.limit.min(in_flight) + missing
         } else if share < CLEAR_SHARE {
             self.limit + self.next_step(now)
@@ -158,7 +156,7 @@ impl Controller {
             self.step = 0.0;
             self.limit + GAIN * missing
         };
-        if (limit - self.limit).abs() > GREAT_CHANGE_PART * self.limit {
+        if is_crowded || limit - self.limit > GREAT_STEP_PART * self.limit {
             self.fresh_from = now;
         }
         self.set(limit);
@@ -199,5 +197,86 @@ impl Window {
     fn waiting_share(&self, service_seconds: f64) -> f64 {
         let queue_seconds = self.queue_seconds / self.answers;
         if queue_seconds > 0.0 { queue_seconds / (queue_seconds + service_seconds) } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::limit::ServerTimes;
+
+    /// Answers of a server that has room for `slots`, to as many as the limit allows, from a time on.
+    fn answers(controller: &mut Controller, count: usize, slots: f64, from_seconds: u64) {
+        for _ in 0..count {
+            let in_flight = controller.current();
+            let queue_seconds = (in_flight as f64 / slots - 1.0).max(0.0);
+            let evaluation = Duration::from_secs(1);
+            let total = evaluation + Duration::from_secs_f64(queue_seconds);
+            let served = ServerTimes { total, load: Duration::ZERO, prompt_evaluation: Duration::ZERO, evaluation };
+            let sent_at = Duration::from_secs(from_seconds);
+            controller.answered(&Answered {
+                sent_at,
+                first_token_at: None,
+                ended_at: sent_at + total,
+                request_bytes: 100,
+                served: Some(served),
+                in_flight,
+                silence: None,
+            });
+        }
+    }
+
+    #[test]
+    fn an_open_server_is_met_with_doubling_steps_up_to_the_ceiling() {
+        let mut controller = Controller::new(50);
+        let seen: Vec<usize> = [0, 6, 8, 16, 32]
+            .iter()
+            .enumerate()
+            .map(|(window, count)| {
+                answers(&mut controller, *count, 1000.0, 10 * window as u64);
+                controller.current()
+            })
+            .collect();
+        assert_eq!(seen, [4, 8, 16, 32, 50]);
+        controller.set_ceiling(20);
+        assert_eq!(controller.current(), 20);
+        controller.set_ceiling(50);
+        answers(&mut controller, 20, 1000.0, 100);
+        assert_eq!(controller.current(), 40);
+    }
+
+    #[test]
+    fn a_crowd_is_cut_to_what_the_server_works_on() {
+        let mut controller = Controller::new(64);
+        (0..5).for_each(|window| answers(&mut controller, 64, 1000.0, 10 * window));
+        assert_eq!(controller.current(), 64);
+        answers(&mut controller, 64, 16.0, 100);
+        // The queue that noise may make of 64 in flight is left to the next windows.
+        assert!((16..=18).contains(&controller.current()), "{}", controller.current());
+    }
+
+    #[test]
+    fn after_a_refusal_it_grows_by_one_a_window() {
+        let mut controller = Controller::new(64);
+        (0..5).for_each(|window| answers(&mut controller, 64, 1000.0, 10 * window));
+        controller.cut(0.5, Duration::from_secs(100));
+        assert_eq!(controller.current(), 32);
+        answers(&mut controller, 320, 1000.0, 99);
+        assert_eq!(controller.current(), 32, "what was sent before says nothing");
+        answers(&mut controller, 33 * 6, 1000.0, 101);
+        assert!((35..=38).contains(&controller.current()), "{}", controller.current());
+        answers(&mut controller, 300, 1000.0, 200);
+        assert_eq!(controller.current(), 64, "long afterwards it searches again");
+    }
+
+    #[test]
+    fn an_outage_ends_at_half_of_what_the_server_took() {
+        let mut controller = Controller::new(64);
+        (0..9).for_each(|window| answers(&mut controller, 64, 16.0, 10 * window));
+        controller.cut(0.7, Duration::from_secs(100));
+        controller.one();
+        assert_eq!(controller.current(), 1);
+        controller.resume();
+        assert_eq!(controller.current(), 8);
     }
 }

@@ -6,6 +6,11 @@
 use std::time::Duration;
 
 use super::window::{Moment, moment};
+use crate::flow::people::thousands;
+
+/// After a reset no more than the whole quota is sent before the next news, for as long as the last reset took, but
+/// for this long at most: the service may have ceased to tell.
+const RENEWED_MAX: Duration = Duration::from_secs(60);
 
 /// What a reply's head says about quotas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,17 +61,24 @@ impl Allowance {
         if amount <= self.left || only_one { 0 } else { self.until }
     }
 
-    /// Counts what is used.
-    pub(super) fn take(&mut self, amount: u64) {
+    /// Counts what is used at that moment. The first use after the reset has the whole quota before it, less what is in
+    /// flight: a quota that fills up little by little, as OpenAI's do, is told as if nothing more were sent.
+    pub(super) fn take(&mut self, at: Moment, amount: u64, in_flight: u64) {
+        if at >= self.until
+            && let Some(limit) = self.told.limit
+        {
+            self.told.remaining = limit;
+            self.left = limit.saturating_sub(in_flight);
+            self.until = at.saturating_add(self.told.resets_in.min(RENEWED_MAX).as_nanos() as u64);
+        }
         self.left = self.left.saturating_sub(amount);
     }
 
     /// What holds back, for people.
     pub(super) fn told(&self, unit: &str) -> String {
-        let remaining = super::thousands(self.told.remaining);
         match self.told.limit {
-            Some(limit) => format!("the service's own quota ({remaining} of {} {unit} left)", super::thousands(limit)),
-            None => format!("the service's own quota ({remaining} {unit} left)"),
+            Some(limit) => format!("the service's own quota of {} {unit}", thousands(limit)),
+            None => format!("the service's own quota of {unit}"),
         }
     }
 }

@@ -130,3 +130,78 @@ impl Play {
         requests.chain(tokens).fold(self.speed, f64::min)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::tests::{BEGIN, SCALED, TARGETS, quotas, rates, send_greedily};
+    use super::*;
+
+    #[test]
+    fn the_time_that_is_forecast_is_the_time_that_it_takes() {
+        let cases: [(&[&str], usize); 6] = [
+            (TARGETS, 50),
+            (TARGETS, 61),
+            (TARGETS, 7_500),
+            (SCALED, 4_000),
+            (&["10/s"], 3_000),
+            (&["5000/min"], 40_000),
+        ];
+        for (texts, requests) in cases {
+            let mut quotas = quotas(texts);
+            let begun = send_greedily(&mut quotas, BEGIN, 25);
+            let forecast = quotas.time_for(begun[24], requests as u64, 0.0, None).as_secs_f64();
+            let takes = (send_greedily(&mut quotas, begun[24], requests).pop().unwrap() - begun[24]).as_secs_f64();
+            assert!((forecast - takes).abs() <= takes * 0.002, "{texts:?}, {requests}: {forecast} s, not {takes} s");
+        }
+    }
+
+    #[test]
+    fn the_forecast_knows_the_speed_the_tokens_and_what_is_far_away() {
+        let day = 86_400.0;
+        let stack = quotas(TARGETS);
+        let days = stack.time_for(BEGIN, 100_000, 0.0, None).as_secs_f64() / day;
+        assert!((6.1..6.3).contains(&days), "{days}");
+        let slow = stack.time_for(BEGIN, 100_000, 0.0, Some(0.1)).as_secs_f64();
+        assert!((slow - 1e6).abs() < 10.0, "nothing binds at that speed: {slow}");
+        let paced = quotas(&["60/min"]).time_for(BEGIN, 600, 0.0, Some(4.0)).as_secs_f64();
+        assert!((9.0 * 60.6 + 14.0..9.0 * 60.6 + 16.0).contains(&paced), "{paced}");
+        let far = quotas(&["1/s"]).time_for(BEGIN, 1_000_000_000, 0.0, None).as_secs_f64();
+        assert!((far / 1.025e9 - 1.0).abs() < 1e-3, "{far}");
+        let tokens = Quotas::new(&[], Some(10_000));
+        let minutes = tokens.time_for(BEGIN, 1_000, 400.0, None).as_secs_f64() / 60.6;
+        assert!((39.0..40.1).contains(&minutes), "25 a minute: {minutes}");
+        let large = tokens.time_for(BEGIN, 3, 20_000.0, None).as_secs_f64();
+        assert!((large / 60.6 - 2.0).abs() < 0.01, "one a minute: {large}");
+    }
+
+    #[test]
+    fn the_quota_that_decides_is_named() {
+        let decides = |requests| quotas(TARGETS).decisive(requests, 0.0);
+        assert_eq!(decides(60), None);
+        assert_eq!(decides(900).as_deref(), Some("60 per min"));
+        assert_eq!(decides(1_500).as_deref(), Some("1,000 per h"));
+        assert_eq!(decides(100_000).as_deref(), Some("2,000 per 3 h"));
+        let both = Quotas::new(&rates(&["60/min"]), Some(6_000));
+        assert_eq!(both.decisive(600, 1_000.0).as_deref(), Some("6,000 tokens per min"));
+    }
+
+    #[test]
+    fn the_forecast_of_a_slow_sender_is_the_time_that_he_takes() {
+        let cases: [(&[&str], f64, usize); 4] =
+            [(SCALED, 50.0, 4_000), (SCALED, 25.0, 4_000), (TARGETS, 0.3, 9_000), (&["10/s"], 12.0, 500)];
+        for (texts, per_second, requests) in cases {
+            let forecast = quotas(texts).time_for(BEGIN, requests as u64, 0.0, Some(per_second)).as_secs_f64();
+            let mut quotas = quotas(texts);
+            let mut now = BEGIN;
+            for _ in 0..requests {
+                now = now.max(quotas.ready_at(now, 0));
+                let booking = quotas.take(now, 0);
+                quotas.settle(booking, 0);
+                now += Duration::from_secs_f64(1.0 / per_second);
+            }
+            let takes = now.as_secs_f64();
+            assert!((forecast - takes).abs() < takes * 0.01, "{texts:?} at {per_second}: {forecast} s, not {takes} s");
+        }
+    }
+}
