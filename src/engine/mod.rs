@@ -7,6 +7,7 @@
 
 mod attempt;
 mod core;
+mod costs;
 mod errand;
 mod lanes;
 mod policy;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::attempt::Pulse;
+use super::super::costs::Costs;
 use super::super::errand::{self, Report};
 use super::super::policy::Record;
 use super::super::{Endpoint as Given, Halt, Settings};
@@ -20,13 +21,6 @@ use crate::api::{Dialect, Signal};
 use crate::flow::endpoint::Setup;
 use crate::flow::quota::Booking;
 use crate::flow::{Endpoint, Model, Permit};
-
-/// Tokens that an answer is thought to have before any was seen.
-const ANSWER_TOKENS_AT_FIRST: f64 = 256.0;
-/// How much one answer moves what the next is thought to have.
-const ANSWER_TOKENS_WEIGHT: f64 = 0.1;
-/// Bytes of a request body that are thought to be a token.
-const BYTES_PER_TOKEN: u64 = 4;
 
 /// For so long nothing is asked of an endpoint that said it lacks the model, while another may have it: models come and
 /// go, and so do pages of proxies.
@@ -83,7 +77,7 @@ pub struct Backend<'a, T: Transport> {
     /// Models of which people were told that it lacks them.
     told_lacks: Vec<Model>,
     pulses: Vec<Rc<Pulse>>,
-    answer_tokens: f64,
+    costs: Costs,
 }
 
 impl<'a, T: Transport> Backend<'a, T> {
@@ -114,7 +108,7 @@ impl<'a, T: Transport> Backend<'a, T> {
             lacks: Vec::new(),
             told_lacks: Vec::new(),
             pulses: Vec::new(),
-            answer_tokens: ANSWER_TOKENS_AT_FIRST,
+            costs: Costs::default(),
         }
     }
 
@@ -196,17 +190,15 @@ impl<'a, T: Transport> Backend<'a, T> {
 
     /// Tokens that a request is likely to cost.
     pub fn estimate_tokens(&self, body_bytes: usize, tokens_max: Option<u64>) -> u64 {
-        let answer = self.answer_tokens as u64;
-        body_bytes as u64 / BYTES_PER_TOKEN + tokens_max.map_or(answer, |max| answer.min(max))
+        self.costs.estimate(body_bytes, tokens_max)
     }
 
     /// The cost of an attempt in tokens is known: what an answer says; nothing, when nothing was computed. Returns it.
-    pub fn settle_quotas(&mut self, booking: Booking, estimate: u64, signal: &Signal) -> u64 {
+    pub fn settle_quotas(&mut self, booking: Booking, estimate: u64, body_bytes: usize, signal: &Signal) -> u64 {
         let cost = match signal {
             Signal::Answer(answer) if answer.tokens.completion > 0 => {
-                let completion = answer.tokens.completion;
-                self.answer_tokens += ANSWER_TOKENS_WEIGHT * (completion as f64 - self.answer_tokens);
-                answer.tokens.prompt + completion
+                self.costs.learn(body_bytes, answer.tokens);
+                answer.tokens.prompt + answer.tokens.completion
             }
             Signal::NotSent(_) | Signal::RateLimited(_) | Signal::Unauthorized(_) => 0,
             // It may have been computed, or the server does not count.

@@ -157,7 +157,7 @@ impl<T: Transport> Core<'_, T> {
         let in_flight = backend.endpoint.ended(ticket.model);
         let answer = if let Signal::Answer(answer) = &seen.signal { Some(answer) } else { None };
         if let Some((booking, estimate)) = flight.booking {
-            let tokens = backend.settle_quotas(booking, estimate, &seen.signal);
+            let tokens = backend.settle_quotas(booking, estimate, flight.body_bytes, &seen.signal);
             mode.event(Event::Spent { endpoint: flight.backend, tokens });
         }
         if let Some(news) = &seen.quota {
