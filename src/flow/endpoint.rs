@@ -2,50 +2,20 @@
 //!
 //! Invariant: a charge counts only until a breaker opens with no success since; then it is void. Every list has a bound.
 
-use std::cell::Cell;
+mod parts;
+#[cfg(test)]
+mod tests;
+
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::limit::Answered;
 use super::{Breaker, Budget, Limit, Model, Permit, Quotas};
+use parts::ModelState;
+pub use parts::{At, Setup, Stamp, Trouble};
 
 /// So many different lines must fail in a row, with failures that could be the line's own fault, to be an outage.
 const SUSPECTS_MIN: usize = 4;
-
-/// Which failures speak for an outage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// Nobody can be served: every one counts.
-    Endpoint,
-    /// The model's server cannot serve: every one counts, for this model.
-    Model,
-    /// The service or the line: only different lines count.
-    Ambiguous,
-}
-
-/// The part of the endpoint's history that a charge belongs to: from one success to the next.
-#[derive(Clone, Debug, Default)]
-pub struct Stamp(Rc<Cell<bool>>);
-
-impl Stamp {
-    /// Whether its charges were given back.
-    pub fn is_void(&self) -> bool {
-        self.0.get()
-    }
-}
-
-/// What is known of an endpoint beforehand.
-#[derive(Debug)]
-pub struct Setup {
-    /// Most requests in flight.
-    pub ceiling: usize,
-    /// Whether the limit below that adapts to the server's queue.
-    pub adapts: bool,
-    /// Caps waits between retries, and scales those between probes.
-    pub retry_wait_max: Duration,
-    /// What may be sent in what time.
-    pub quotas: Quotas,
-}
 
 /// One endpoint's state.
 #[derive(Debug)]
@@ -73,16 +43,6 @@ pub struct Endpoint {
     backoffs: u32,
     /// When the last of these gated the endpoint.
     backed_off_at: Option<Duration>,
-}
-
-/// What is known of one model at one endpoint.
-#[derive(Debug)]
-struct ModelState {
-    breaker: Breaker,
-    limit: Limit,
-    in_flight: usize,
-    /// Whether anything was ever sent for it.
-    is_known: bool,
 }
 
 impl Endpoint {
@@ -167,9 +127,9 @@ impl Endpoint {
         state.in_flight as f64 / state.limit.current() as f64
     }
 
-    /// Whether another model was sent for last: this one may have to be loaded. `None` is one never sent for.
-    pub fn is_cold(&self, model: Option<Model>) -> bool {
-        self.loaded.is_some() && self.loaded != model
+    /// The model that was sent for last: any other one may have to be loaded.
+    pub fn loaded(&self) -> Option<Model> {
+        self.loaded
     }
 
     /// When the first of the models that are out may be tried again.
@@ -374,123 +334,5 @@ impl Endpoint {
     /// Whether a breaker holds requests back.
     pub fn is_open(&self) -> bool {
         self.breaker.open_since().is_some() || self.models.iter().any(|state| state.breaker.open_since().is_some())
-    }
-}
-
-/// The circumstances of a failure.
-#[derive(Clone, Copy, Debug)]
-pub struct At {
-    /// When it came.
-    pub now: Duration,
-    /// Whether the request was sent to find out if an outage is over.
-    pub was_probe: bool,
-    /// Uniform in 0..1.
-    pub unit: f64,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    const NOW: Duration = Duration::from_secs(1);
-    const AT: At = At { now: NOW, was_probe: false, unit: 1.0 };
-    const M: Model = Model::FIRST;
-
-    fn endpoint(ceiling: usize) -> Endpoint {
-        let quotas = Quotas::new(&[], None);
-        Endpoint::new(Setup { ceiling, adapts: false, retry_wait_max: Duration::from_secs(60), quotas })
-    }
-
-    /// Two models that were sent for.
-    fn two(endpoint: &mut Endpoint) -> (Model, Model) {
-        let mut models = crate::flow::Models::default();
-        let (down, up) = (models.of("down"), models.of("up"));
-        for model in [down, up] {
-            endpoint.sent(model, NOW);
-            endpoint.ended(model);
-        }
-        (down, up)
-    }
-
-    #[test]
-    fn one_poisonous_line_is_no_outage() {
-        let mut endpoint = endpoint(1);
-        assert!((0..50).all(|_| !endpoint.trouble(Trouble::Ambiguous, 7, Some(M), AT)));
-        assert!((0..4).any(|line| endpoint.trouble(Trouble::Ambiguous, line, Some(M), AT)));
-    }
-
-    #[test]
-    fn charges_since_the_last_success_are_void_when_the_breaker_opens() {
-        let mut endpoint = endpoint(1);
-        let before = endpoint.stamp();
-        endpoint.success(M, None);
-        let since = endpoint.stamp();
-        assert!(!endpoint.trouble(Trouble::Endpoint, 1, Some(M), AT) && !since.is_void());
-        assert!(endpoint.trouble(Trouble::Endpoint, 1, Some(M), AT));
-        assert!(since.is_void() && !before.is_void());
-    }
-
-    #[test]
-    fn a_model_that_is_down_leaves_the_others_alone() {
-        let mut endpoint = endpoint(1);
-        let (down, up) = two(&mut endpoint);
-        (0..2).for_each(|_| {
-            endpoint.trouble(Trouble::Model, 1, Some(down), AT);
-        });
-        assert_eq!(endpoint.permit(NOW), Permit::Free);
-        assert_eq!(endpoint.permit_model(up, NOW), Permit::Free);
-        assert!(matches!(endpoint.permit_model(down, NOW), Permit::Wait(_)));
-        assert!(endpoint.sent(down, Duration::from_secs(99)), "a probe");
-        assert!(endpoint.success(down, None) && endpoint.permit_model(down, NOW) == Permit::Free);
-    }
-
-    #[test]
-    fn when_every_known_model_is_down_nothing_is_sent() {
-        let mut endpoint = endpoint(1);
-        endpoint.sent(M, NOW);
-        (0..2).for_each(|_| {
-            endpoint.trouble(Trouble::Model, 1, Some(M), AT);
-        });
-        assert!(matches!(endpoint.permit(NOW), Permit::Wait(_)));
-    }
-
-    #[test]
-    fn an_outage_ends_at_half_the_limit() {
-        let mut endpoint = endpoint(8);
-        (0..9).for_each(|line| {
-            endpoint.trouble(Trouble::Endpoint, line, Some(M), AT);
-        });
-        assert!(endpoint.is_open() && endpoint.success(M, None));
-        assert_eq!(endpoint.limit_of(M), 4);
-    }
-
-    #[test]
-    fn refusals_without_a_time_gate_the_endpoint_ever_longer() {
-        let mut endpoint = endpoint(8);
-        let mut now = NOW;
-        let mut waits = Vec::new();
-        for _ in 0..8 {
-            endpoint.back_off(M, now, now, 1.0);
-            endpoint.back_off(M, now - NOW, now, 1.0);
-            waits.push((endpoint.gate_until() - now).as_secs());
-            now = endpoint.gate_until();
-        }
-        assert_eq!((waits, endpoint.limit_of(M)), (vec![1, 2, 4, 8, 16, 32, 60, 60], 1));
-        endpoint.success(M, None);
-        endpoint.back_off(M, now, now, 0.0);
-        assert_eq!(endpoint.gate_until() - now, NOW / 2);
-    }
-
-    #[test]
-    fn models_have_limits_of_their_own_below_one_ceiling() {
-        let mut endpoint = endpoint(2);
-        let (down, up) = two(&mut endpoint);
-        endpoint.one(down);
-        endpoint.sent(down, NOW);
-        assert!(!endpoint.has_room_for(down) && endpoint.has_room_for(up));
-        assert!(endpoint.is_cold(Some(up)) && endpoint.is_cold(None) && !endpoint.is_cold(Some(down)));
-        endpoint.sent(up, NOW);
-        assert!(!endpoint.has_room() && endpoint.load(up) == 0.5);
-        assert_eq!(endpoint.ended(up), 1);
-        assert!(endpoint.has_room_for(up));
     }
 }
