@@ -134,6 +134,17 @@ fn what_a_journal_answers_is_not_left() {
 }
 
 #[test]
+fn what_an_earlier_run_sent_counts_against_the_quota() {
+    let desk = Desk::new();
+    desk.write("in", prompts(20));
+    desk.to_file().args(["--rate", "30/h"]).output().expect(0);
+    desk.write("in", prompts(50));
+    // Ten of them fit into what is left of the hour.
+    let output = ends_after(desk.to_file().args(["--rate", "30/h"]).start(), "30 lines at 30 per h: 1 h\n");
+    assert!(desk.sim.count("requests") <= 30, "{output}");
+}
+
+#[test]
 fn a_shard_counts_its_own_lines() {
     let desk = Desk::new();
     desk.write("in", prompts(90));

@@ -73,13 +73,13 @@ async fn run_plain(mut stage: Stage, sample: Option<Sample>) -> Result<Exit, Sto
     let sources = std::mem::take(&mut stage.sources);
     let input = reader::start(sources, split(&stage.config), None, move |line, found| understanding.of(line, found))
         .map_err(|error| Stop::new(Exit::Io, format!("start the reading thread: {error}")))?;
-    stage.look_ahead(0);
     let config = &stage.config;
     let window = Window::new(config.output.order, window_lines_max(config), config.limits.window_bytes_max);
     let failed_lines = stage.failed_lines.take();
     let mut filter =
         Filter::new(style(config), Intake::sampling(input, sample), window, writer, failed_lines, ledger(&stage));
     let endpoints = connection::endpoints(config, &stage.clients);
+    stage.look_ahead(0, &endpoints);
     let ended = engine::run(engine_settings(config), endpoints, &mut filter, &stage.shutdown).await;
     let rest = filter.finish();
     if matches!(rest.why, Some(Why::NoModel)) {

@@ -164,10 +164,10 @@ impl Run {
         let in_journal = known.index.records();
         let parts = self.parts(Intake::sampling(input, self.sample.clone()), guard, known).await?;
         let stage = &self.stage;
-        stage.look_ahead(in_journal);
         let mut mode = Journaled::new(parts, ledger(stage));
         let mut endpoints = connection::endpoints(&stage.config, &stage.clients);
         past::remember(&mut endpoints, &stage.config, &earlier);
+        stage.look_ahead(in_journal, &endpoints);
         let ended = engine::run(engine_settings(&stage.config), endpoints, &mut mode, &stage.shutdown).await;
         let rest = mode.finish(self.closing().patience()).await;
         if matches!(rest.why, Some(Why::NoModel)) {

@@ -12,6 +12,7 @@ use crate::api::client::ApiClient;
 use crate::api::token::jwt_expiry;
 use crate::config::{Config, Destination};
 use crate::connection;
+use crate::engine;
 use crate::exit::{Exit, Stop};
 use crate::report::{self, Lines, Reporter};
 use crate::shutdown::{Shutdown, listen};
@@ -70,7 +71,8 @@ impl Stage {
     }
 
     /// Lets the reporter look ahead at a run that begins now; a journal answers at most so many lines of it.
-    pub fn look_ahead(&self, in_journal: u64) {
+    /// The quotas of the endpoints count what earlier runs sent.
+    pub fn look_ahead(&self, in_journal: u64, endpoints: &[engine::Endpoint<'_, ApiClient>]) {
         let input = &self.config.input;
         let files = self.files.as_ref().and_then(|files| files.iter().map(|file| file.try_clone().ok()).collect());
         let lines = match (self.reporter.pilot(), files) {
@@ -80,7 +82,8 @@ impl Stage {
             }
             (None, None) => return,
         };
-        self.reporter.look_ahead(&self.config, lines);
+        let quotas = endpoints.iter().map(|endpoint| endpoint.quotas.clone()).collect();
+        self.reporter.look_ahead(&self.config, lines, quotas);
     }
 }
 

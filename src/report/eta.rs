@@ -34,12 +34,17 @@ pub struct Eta {
 
 impl Eta {
     /// Nothing is known yet.
-    pub fn new(quotas: Option<AllQuotas>) -> Self {
-        Self { rates: Rates::default(), quotas, sent: 0, held_at: None, held_by: None, last: None }
+    pub fn new() -> Self {
+        Self { rates: Rates::default(), quotas: None, sent: 0, held_at: None, held_by: None, last: None }
     }
 
-    /// Whether it wants to look often, whatever is shown.
-    pub fn looks_often(&self) -> bool {
+    /// Keeps to these quotas from here on.
+    pub fn keep(&mut self, quotas: AllQuotas) {
+        self.quotas = Some(quotas);
+    }
+
+    /// Whether there are quotas: then it wants to look often, whatever is shown.
+    pub fn keeps_quotas(&self) -> bool {
         self.quotas.is_some()
     }
 
@@ -145,8 +150,10 @@ mod tests {
         Outcome { result: Ok(answer), attempts: 1, seconds: 0.5 }
     }
 
-    fn quotas(rate: &str) -> Option<AllQuotas> {
-        AllQuotas::from_each(vec![Quotas::new(&[rate.parse().unwrap()], None)])
+    fn keeping(rate: &str) -> Eta {
+        let mut eta = Eta::new();
+        eta.keep(AllQuotas::of(vec![Quotas::new(&[rate.parse().unwrap()], None)]).unwrap());
+        eta
     }
 
     /// Looks until then, as often as the display does.
@@ -167,7 +174,7 @@ mod tests {
 
     #[test]
     fn while_a_quota_waits_what_is_left_falls_with_the_clock() {
-        let (mut eta, counts) = (Eta::new(quotas("60/10s")), Counts::default());
+        let (mut eta, counts) = (keeping("60/10s"), Counts::default());
         eta.look(LOOK, &counts);
         assert_eq!((eta.left(LOOK, 400, &counts), eta.held_by()), (None, None));
         ask(&counts, 60);
@@ -184,7 +191,7 @@ mod tests {
 
     #[test]
     fn without_quotas_the_rate_of_the_service_tells() {
-        let (mut eta, counts) = (Eta::new(None), Counts::default());
+        let (mut eta, counts) = (Eta::new(), Counts::default());
         // What a journal answers is no speed.
         (0..1000).for_each(|_| counts.replayed_one(&outcome(), Flags::default()));
         let mut now = Duration::ZERO;
@@ -200,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_service_that_is_slower_than_its_quota_decides() {
-        let (mut eta, counts) = (Eta::new(quotas("1000/s")), Counts::default());
+        let (mut eta, counts) = (keeping("1000/s"), Counts::default());
         let mut now = Duration::ZERO;
         for _ in 0..100 {
             ask(&counts, 1);

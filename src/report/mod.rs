@@ -131,7 +131,7 @@ impl Reporter {
 
     /// What a pilot says of all lines, if this is one and any line was answered.
     fn projected(&self, config: &Config) -> Option<Projected> {
-        self.samples.get()?.projected(config, &self.counts)
+        self.samples.get()?.projected(config, &self.counts, self.progress.quotas().get())
     }
 
     fn say(&self, message: &str) {

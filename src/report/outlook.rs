@@ -15,6 +15,7 @@ use super::quotas::AllQuotas;
 use super::{Counts, Reporter};
 use crate::api::token::jwt_expiry;
 use crate::config::{Config, EndpointConfig, Separator, Shard, Verbosity};
+use crate::flow::Quotas;
 use crate::flow::forecast::{End, Ending, Forecast, Plan};
 
 /// The first answers may have waited for a model to be loaded, and say little of the others.
@@ -77,8 +78,9 @@ fn lock(said: &Mutex<Said>) -> MutexGuard<'_, Said> {
 }
 
 impl Reporter {
-    /// Begins to look ahead at a run that begins now.
-    pub fn look_ahead(&self, config: &Config, lines: Lines) {
+    /// Begins to look ahead at a run that begins now, with the quotas of each endpoint as they are before its first line.
+    pub fn look_ahead(&self, config: &Config, lines: Lines, quotas: Vec<Quotas>) {
+        AllQuotas::of(quotas).into_iter().for_each(|quotas| drop(self.progress.quotas().set(quotas)));
         let total = Arc::clone(self.progress.total());
         let (files, separator, shard, answered) = match lines {
             Lines::Known(lines) => return total.store(lines, Relaxed),
@@ -113,7 +115,7 @@ struct Forecaster {
 impl Forecaster {
     /// `None` when there is nothing that it could say.
     fn of(reporter: &Reporter, config: &Config, answered: u64) -> Option<Self> {
-        let (quotas, ends) = (AllQuotas::of(&config.service.endpoints), Ends::of(config, reporter.began_at));
+        let (quotas, ends) = (reporter.progress.quotas().get().cloned(), Ends::of(config, reporter.began_at));
         if config.report.verbosity == Verbosity::Quiet || quotas.is_none() && ends.0.is_empty() {
             return None;
         }

@@ -56,17 +56,16 @@ impl Samples {
     }
 
     /// What is said of all lines; nothing when no line was answered.
-    pub fn projected(&self, config: &Config, counts: &Counts) -> Option<Projected> {
-        let quotas = AllQuotas::of(&config.service.endpoints);
+    pub fn projected(&self, config: &Config, counts: &Counts, quotas: Option<&AllQuotas>) -> Option<Projected> {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = self.pilot.lines;
-        let time_for = |lines: u64, tokens_each: f64, speed: f64| match &quotas {
+        let time_for = |lines: u64, tokens_each: f64, speed: f64| match quotas {
             Some(quotas) => quotas.time_for(Duration::ZERO, lines, tokens_each, Some(speed)),
             None => Duration::try_from_secs_f64(lines as f64 / speed).unwrap_or(Duration::MAX),
         };
         let left = lines.saturating_sub(taken.len() as u64);
         let concurrency = concurrency(config, counts);
-        let quota_for = |tokens_each: f64| quotas.as_ref().and_then(|quotas| quotas.decisive(left, tokens_each));
+        let quota_for = |tokens_each: f64| quotas.and_then(|quotas| quotas.decisive(left, tokens_each));
         // Which quota decides depends on the tokens, which the projection finds out.
         let tokens_each = project(&taken, lines, concurrency, None, time_for)?.tokens_each().unwrap_or(0.0);
         let quota = quota_for(tokens_each);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ pub struct Progress {
     voice: Voice,
     /// Lines that there are to do; 0 while nobody knows.
     total: Arc<AtomicU64>,
+    /// The quotas, when there are any, from the run's begin on.
+    quotas: Arc<OnceLock<AllQuotas>>,
     stop: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
 
@@ -32,17 +34,19 @@ impl Progress {
         let report = &config.report;
         let bar_fits = stderr_is_terminal() && !answers_on_terminal && report.verbosity == Verbosity::Normal;
         let bar = bar_fits.then(new_bar);
-        let progress = Self { voice: Voice { bar }, total: Arc::default(), stop: Mutex::new(None) };
+        let progress =
+            Self { voice: Voice { bar }, total: Arc::default(), quotas: Arc::default(), stop: Mutex::new(None) };
         if bar_fits || report.progress {
-            progress.show(counts, AllQuotas::of(&config.service.endpoints));
+            progress.show(counts);
         }
         progress
     }
 
-    fn show(&self, counts: &Arc<Counts>, quotas: Option<AllQuotas>) {
+    fn show(&self, counts: &Arc<Counts>) {
         let (sender, receiver) = channel();
         let (bar, total) = (self.voice.bar.clone(), Arc::clone(&self.total));
-        let display = Display { bar, counts: Arc::clone(counts), total, eta: Eta::new(quotas) };
+        let quotas = Arc::clone(&self.quotas);
+        let display = Display { bar, counts: Arc::clone(counts), total, quotas, eta: Eta::new() };
         let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(move || display.run(&receiver));
         // Without a thread there is no progress, which is no reason not to work.
         *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = thread.ok().map(|thread| (sender, thread));
@@ -56,6 +60,11 @@ impl Progress {
     /// Where the number of lines is to be written.
     pub fn total(&self) -> &Arc<AtomicU64> {
         &self.total
+    }
+
+    /// The quotas of the run, when there are any.
+    pub fn quotas(&self) -> &OnceLock<AllQuotas> {
+        &self.quotas
     }
 
     /// How people are told something while the display is there.
@@ -101,20 +110,21 @@ struct Display {
     bar: Option<ProgressBar>,
     counts: Arc<Counts>,
     total: Arc<AtomicU64>,
+    quotas: Arc<OnceLock<AllQuotas>>,
     eta: Eta,
 }
 
 impl Display {
     fn run(mut self, stop: &Receiver<()>) {
-        let (look_every, tell_every) = match &self.bar {
-            Some(_) => (LOOK_EVERY, LOOK_EVERY),
-            None if self.eta.looks_often() => (LOOK_EVERY, LINE_EVERY),
-            None => (LINE_EVERY, LINE_EVERY),
-        };
+        let tell_every = if self.bar.is_some() { LOOK_EVERY } else { LINE_EVERY };
         let began = Instant::now();
         let mut tell_at = tell_every;
-        while stop.recv_timeout(look_every) == Err(RecvTimeoutError::Timeout) {
+        // It is looked at more often than told of: a mirror of quotas must know when lines were sent.
+        while stop.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
             let now = began.elapsed();
+            if let (false, Some(quotas)) = (self.eta.keeps_quotas(), self.quotas.get()) {
+                self.eta.keep(quotas.clone());
+            }
             self.eta.look(now, &self.counts);
             if now < tell_at {
                 continue;

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use crate::config::EndpointConfig;
 use crate::flow::Quotas;
 
 /// So often the shares of the endpoints are made better: after that they end at about the same time.
@@ -20,14 +19,8 @@ pub struct AllQuotas {
 }
 
 impl AllQuotas {
-    /// Those of a service; `None` when no endpoint has any.
-    pub fn of(endpoints: &[EndpointConfig]) -> Option<Self> {
-        let quotas = |endpoint: &EndpointConfig| Quotas::new(&endpoint.rates, endpoint.tokens_per_minute);
-        Self::from_each(endpoints.iter().map(quotas).collect())
-    }
-
-    /// Those of each endpoint.
-    pub(super) fn from_each(endpoints: Vec<Quotas>) -> Option<Self> {
+    /// Those of each endpoint; `None` when no endpoint has any.
+    pub fn of(endpoints: Vec<Quotas>) -> Option<Self> {
         endpoints.iter().any(|quotas| !quotas.is_empty()).then_some(Self { endpoints })
     }
 
@@ -97,9 +90,22 @@ impl AllQuotas {
         best
     }
 
-    /// The quota that decides how long so many lines take from nothing used, for people. `None` when all of them may be
-    /// sent at once.
+    /// The quota that decides how long so many lines take, for people. `None` when all of them may be sent at once.
     pub fn decisive(&self, lines: u64, tokens_each: f64) -> Option<String> {
+        let waits_for_earlier = || !self.time_for(Duration::ZERO, lines, tokens_each, None).is_zero();
+        self.decisive_from_nothing(lines, tokens_each).or_else(|| match &self.endpoints[..] {
+            // What earlier runs sent still counts.
+            [only] if waits_for_earlier() => only.told(),
+            several if several.len() > 1 && waits_for_earlier() => Some(self.all_told()),
+            _ => None,
+        })
+    }
+
+    fn all_told(&self) -> String {
+        format!("the quotas of {} endpoints", self.endpoints.len())
+    }
+
+    fn decisive_from_nothing(&self, lines: u64, tokens_each: f64) -> Option<String> {
         let share = lines.div_ceil(self.endpoints.len() as u64);
         let told: Option<Vec<String>> =
             self.endpoints.iter().map(|quotas| quotas.decisive(share, tokens_each)).collect();
@@ -109,7 +115,7 @@ impl AllQuotas {
         match &told[..] {
             [one] if count == 1 => Some(one.clone()),
             [one] => Some(format!("{one} at each of {count} endpoints")),
-            _ => Some(format!("the quotas of {count} endpoints")),
+            _ => Some(self.all_told()),
         }
     }
 }
@@ -124,7 +130,7 @@ mod tests {
             let rates: Vec<_> = rates.iter().map(|rate| rate.parse().unwrap()).collect();
             Quotas::new(&rates, None)
         };
-        AllQuotas::from_each(endpoints.iter().map(quotas).collect())
+        AllQuotas::of(endpoints.iter().map(quotas).collect())
     }
 
     fn seconds(quotas: &AllQuotas, lines: u64, speed: Option<f64>) -> f64 {
@@ -160,6 +166,17 @@ mod tests {
         let two = all(&[&["1/h"], &[]]).unwrap();
         assert_eq!((seconds(&two, 100, None), seconds(&two, 100, Some(4.0))), (0.0, 25.0));
         assert_eq!(two.decisive(100, 0.0), None);
+    }
+
+    #[test]
+    fn what_earlier_runs_sent_counts() {
+        let mut quotas = Quotas::new(&["100/h".parse().unwrap()], None);
+        quotas.remember(Duration::from_secs(600), 80, 0);
+        let all = AllQuotas::of(vec![quotas]).unwrap();
+        assert_eq!((all.decisive(20, 0.0), seconds(&all, 20, None)), (None, 0.0));
+        assert_eq!(all.decisive(21, 0.0).unwrap(), "100 per h");
+        let time = seconds(&all, 21, None);
+        assert!((3_000.0..3_010.0).contains(&time), "{time}");
     }
 
     #[test]
