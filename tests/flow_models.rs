@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const MODELS: [&str; 3] = ["llama3.1:latest", "llama3.2:latest", "think:latest"];
 
 /// Ways to bound what is in flight.
-const SETTINGS: [&[&str]; 2] = [&["-j", "4"], &["--fixed", "-j", "16"]];
+const SETTINGS: [&[&str]; 3] = [&[], &["-j", "4"], &["--fixed", "-j", "16"]];
 /// Loads that grouping may cost; without it there is one for nearly every line.
 const LOADS_MAX: u64 = 12;
 

@@ -67,6 +67,16 @@ fn nothing_waits_for_an_endpoint_that_is_out() {
     assert!(output.stderr.contains(sims[0].address()), "{output}");
 }
 
+/// Both ask for more time than anybody has: that is the same as one that does.
+#[test]
+fn endpoints_that_all_ask_to_wait_for_too_long_end_the_run() {
+    let sims = [slow(0, &["--fault", "retry-after=503:7200"]), slow(0, &["--fault", "retry-after=503:7200"])];
+    let mut live = Run::on_all(&sims).args(["--max-outage", "30m"]).start();
+    live.feed_and_close(prompts(20).into_bytes());
+    let output = live.finish().expect(75);
+    assert!(output.stderr.contains("--max-outage") && output.waited < Duration::from_secs(10), "{output}");
+}
+
 /// One that asks for a while is left alone for that while, and the other one does the work.
 #[test]
 fn an_endpoint_that_asks_to_wait_is_left_alone() {
