@@ -106,7 +106,7 @@ fn a_single_line_of_another_model_is_not_starved() {
 #[test]
 fn models_settle_on_endpoints_of_their_own() {
     let sims = [reloading(), reloading()];
-    Run::on_all(&sims).args(["--fixed", "-j", "8"]).input(alternating(200)).output().expect(0).answers_prompts(200);
+    Run::on_all(&sims).input(alternating(200)).output().expect(0).answers_prompts(200);
     let loads = sims[0].count("loads") + sims[1].count("loads");
     assert!(loads <= LOADS_MAX, "{loads} loads at two endpoints for 200 lines");
 }
