@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const MODELS: [&str; 3] = ["llama3.1:latest", "llama3.2:latest", "think:latest"];
 
 /// Ways to bound what is in flight.
-const SETTINGS: [&[&str]; 2] = [&["-j", "4"], &["--fixed", "-j", "16"]];
+const SETTINGS: [&[&str]; 3] = [&[], &["-j", "4"], &["--fixed", "-j", "16"]];
 /// Loads that grouping may cost; without it there is one for nearly every line.
 const LOADS_MAX: u64 = 12;
 
@@ -106,7 +106,7 @@ fn a_single_line_of_another_model_is_not_starved() {
 #[test]
 fn models_settle_on_endpoints_of_their_own() {
     let sims = [reloading(), reloading()];
-    Run::on_all(&sims).args(["--fixed", "-j", "8"]).input(alternating(200)).output().expect(0).answers_prompts(200);
+    Run::on_all(&sims).input(alternating(200)).output().expect(0).answers_prompts(200);
     let loads = sims[0].count("loads") + sims[1].count("loads");
     assert!(loads <= LOADS_MAX, "{loads} loads at two endpoints for 200 lines");
 }

@@ -94,8 +94,8 @@ impl Sim {
 
     /// One counter, once anybody answers; for a simulator that may be down.
     pub fn count_when_up(&self, name: &str) -> u64 {
-        wait_for("the simulator", || TcpStream::connect(&self.address).is_ok().then_some(()));
-        self.count(name)
+        let bytes = wait_for("the simulator", || try_http(&self.address, "GET", "/stats", "").ok());
+        serde_json::from_slice::<Value>(&bytes).unwrap()[name].as_u64().unwrap()
     }
 
     /// The chat requests as received, as text.
@@ -141,10 +141,17 @@ fn simulator() -> PathBuf {
 
 /// The body of one reply of the simulator's own pages.
 fn http(address: &str, method: &str, path: &str, body: &str) -> Vec<u8> {
-    let mut stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("reach the simulator: {error}"));
+    try_http(address, method, path, body).unwrap_or_else(|error| panic!("reach the simulator: {error}"))
+}
+
+/// The same of a simulator that may be down.
+fn try_http(address: &str, method: &str, path: &str, body: &str) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address)?;
     let length = body.len();
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")
-        .unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )?;
     let mut reply = Vec::new();
     // One that goes down at this very word may not close its connections in order.
     if let Err(error) = stream.read_to_end(&mut reply) {
