@@ -112,11 +112,7 @@ fn a_halt_of_one_of_them_leaves_the_others_alone() {
         let wrong = Sim::start(&["--fault", fault]);
         let output = Run::on_all([&wrong, &good]).input(prompts(60)).output().expect(0);
         output.answers_prompts(60);
-<<<<<<< HEAD
-        assert_eq!(output.stderr.matches(wrong.address()).count(), 1, "{fault}: {output}");
-=======
         assert_eq!(output.stderr.matches(wrong.address()).count(), 1, "{fault}: {}", output.stderr);
->>>>>>> btest
         assert!(wrong.count("requests") <= 16, "{fault}: {}", wrong.stats());
     }
 }

@@ -34,6 +34,10 @@ pub type Script = Vec<Play>;
 pub struct Scripted {
     /// Scripts of chat requests.
     pub chats: RefCell<VecDeque<Script>>,
+    /// What every chat request sees that does not hold this text.
+    pub only: Option<(&'static str, Script)>,
+    /// What every chat request sees that holds this text.
+    pub never: Option<(&'static str, Script)>,
     /// Scripts of `GET models`.
     pub models: RefCell<VecDeque<Script>>,
     /// Scripts of `GET version`.
@@ -99,7 +103,13 @@ impl Transport for Scripted {
 
     async fn post_chat(&self, body: Bytes) -> Result<Reply<Rest>, TransportError> {
         self.sent.borrow_mut().push((tokio::time::Instant::now(), String::from_utf8_lossy(&body).into_owned()));
-        play(next(&self.chats)).await
+        let text = String::from_utf8_lossy(&body);
+        let without = self.only.as_ref().filter(|(own, _)| !text.contains(own));
+        let with = self.never.as_ref().filter(|(own, _)| text.contains(own));
+        match without.or(with) {
+            Some((_, script)) => play(script.clone()).await,
+            None => play(next(&self.chats)).await,
+        }
     }
 
     async fn get(&self, page: Page) -> Result<Reply<Rest>, TransportError> {

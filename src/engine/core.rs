@@ -63,6 +63,10 @@ enum Happening {
     Pulled(Box<Ticket>),
     SourceEnded,
     Tick,
+    /// All that is left needs an endpoint that has halted.
+    Stranded,
+    /// Nothing can be sent before the deadline any more.
+    OutOfTime,
     Over,
 }
 
@@ -74,6 +78,8 @@ pub async fn run<T: Transport, M: Mode>(
     shutdown: &Shutdown,
 ) -> Ended {
     let mut core = Core::new(settings, endpoints, shutdown);
+    // An endpoint may be held back from the beginning, by what earlier runs sent.
+    core.announce(mode);
     loop {
         let happening = poll_fn(|cx| core.poll(mode, cx)).await;
         if let Some(ended) = core.handle(happening, mode) {
@@ -201,6 +207,12 @@ impl<'a, T: Transport> Core<'a, T> {
         if let Some(ticket) = self.pop_hopeless() {
             return Poll::Ready(Happening::Due(ticket));
         }
+        if self.is_stranded() {
+            return Poll::Ready(Happening::Stranded);
+        }
+        if self.is_out_of_time() {
+            return Poll::Ready(Happening::OutOfTime);
+        }
         let happening = match self.sends() {
             true if self.may_send(now) => self.poll_next_request(now, mode, cx),
             true => self.poll_while_held(mode, cx),
@@ -248,6 +260,14 @@ impl<'a, T: Transport> Core<'a, T> {
             Happening::Due(ticket) | Happening::Pulled(ticket) => self.send(ticket, mode),
             Happening::SourceEnded => self.source_ended = true,
             Happening::Tick => return self.tick(mode),
+            Happening::Stranded => {
+                let halt = self.backends.iter().find_map(|backend| backend.retired.clone());
+                halt.into_iter().for_each(|halt| self.halt_run(halt, mode));
+            }
+            Happening::OutOfTime => {
+                let message = "no quota lets anything pass before the deadline".to_owned();
+                self.halt_run(out_of_time(message), mode);
+            }
             Happening::Over => return Some(self.ended()),
         }
         self.announce(mode);
@@ -294,8 +314,7 @@ impl<'a, T: Transport> Core<'a, T> {
         let backend = &mut self.backends[at];
         let reason = format!("{}; {}", halt.message, halt.way_out);
         mode.event(Event::Endpoint { name: backend.name.clone(), reason: Some(reason) });
-        backend.retired = Some(halt);
-        backend.errand = None;
+        backend.retire(halt, now, self.settings.endless);
         let retries = &mut self.retries;
         retries.extend(backend.asking.give_up().map(|mut ticket| {
             (ticket.unspent, ticket.due) = (true, now);

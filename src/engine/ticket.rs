@@ -53,7 +53,7 @@ impl Charge {
     }
 }
 
-/// The endpoint's history at a line's last uncharged failure.
+/// An endpoint's history at a line's last uncharged failure there.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     backend: usize,
@@ -93,7 +93,7 @@ pub struct Ticket {
     /// Whether sending it again takes no token of the retry budget: it has not failed.
     pub unspent: bool,
     charges: Vec<(Charge, Stamp)>,
-    mark: Option<Mark>,
+    marks: Vec<Mark>,
 }
 
 impl Ticket {
@@ -115,7 +115,7 @@ impl Ticket {
             due: Duration::ZERO,
             unspent: true,
             charges: Vec::new(),
-            mark: None,
+            marks: Vec::new(),
         }
     }
 
@@ -133,7 +133,11 @@ impl Ticket {
     pub fn is_culprit(&mut self, endpoint: &Endpoint, shared_refusals: bool) -> bool {
         const SUCCESSES_PER_REFUSAL_MIN: u64 = 8;
         let now = Mark { backend: self.backend, successes: endpoint.successes(), refusals: endpoint.refusals() };
-        let Some(before) = self.mark.replace(now).filter(|before| before.backend == now.backend) else { return false };
+        let Some(own) = self.marks.iter_mut().find(|mark| mark.backend == now.backend) else {
+            self.marks.push(now);
+            return false;
+        };
+        let before = std::mem::replace(own, now);
         let successes = now.successes - before.successes;
         let others_refused = (now.refusals - before.refusals).saturating_sub(1);
         successes > if shared_refusals { SUCCESSES_PER_REFUSAL_MIN * (others_refused + 1) } else { 0 }

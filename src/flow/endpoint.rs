@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::limit::Answered;
+use super::quota::Booking;
 use super::{Breaker, Budget, Limit, Model, Permit, Quotas};
 use parts::ModelState;
 pub use parts::{At, Setup, Stamp, Trouble};
@@ -29,6 +30,8 @@ pub struct Endpoint {
     adapts: bool,
     probe_wait_max: Duration,
     gate_until: Duration,
+    /// Until when the quotas are short of what the next request needs.
+    short_until: Duration,
     /// What may be sent in what time.
     pub quotas: Quotas,
     /// How many retries may go.
@@ -58,6 +61,7 @@ impl Endpoint {
             adapts,
             probe_wait_max: retry_wait_max,
             gate_until: Duration::ZERO,
+            short_until: Duration::ZERO,
             quotas,
             budget: Budget::new(ceiling),
             successes: 0,
@@ -84,7 +88,10 @@ impl Endpoint {
 
     /// When gate and quotas let something pass.
     fn opens_at(&self, now: Duration) -> Duration {
-        if self.quotas.is_empty() { self.gate_until } else { self.gate_until.max(self.quotas.ready_at(now, 0)) }
+        match self.quotas.is_empty() {
+            true => self.gate_until,
+            false => self.gate_until.max(self.quotas.ready_at(now, 0)).max(self.short_until),
+        }
     }
 
     /// When every model seen so far is broken, sending waits for the first probe that may go.
@@ -304,6 +311,17 @@ impl Endpoint {
     /// Nothing is to be sent before `until`.
     pub fn gate(&mut self, until: Duration) {
         self.gate_until = self.gate_until.max(until);
+    }
+
+    /// The quotas are short of what the next request needs, until then or until an attempt has cost less than was thought.
+    pub fn is_short(&mut self, until: Duration) {
+        self.short_until = until;
+    }
+
+    /// An attempt has cost what it cost: there may be more left than was thought.
+    pub fn settle_quotas(&mut self, booking: Booking, tokens: u64) {
+        self.short_until = Duration::ZERO;
+        self.quotas.settle(booking, tokens);
     }
 
     /// Until when the service wants nothing.

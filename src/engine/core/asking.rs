@@ -282,7 +282,7 @@ impl<T: Transport> Core<'_, T> {
     pub(super) fn renew_token(&mut self, at: usize) {
         let backend = &mut self.backends[at];
         let is_another = backend.transport.renew_token() == Ok(true);
-        backend.forget_lacks();
+        backend.revive();
         let asking = &mut backend.asking;
         asking.generation += u32::from(is_another);
         // Whoever asks for this may have mended the service's side.

@@ -25,6 +25,9 @@ use crate::flow::{Endpoint, Model, Permit};
 /// For so long nothing is asked of an endpoint that said it lacks the model, while another may have it: models come and
 /// go, and so do pages of proxies.
 const LACK_BELIEVED: Duration = Duration::from_secs(60);
+/// An endpoint that halted is left alone for so long, in a run that goes on without an end.
+const REVIVED_MIN: Duration = Duration::from_secs(5);
+const REVIVED_MAX: Duration = Duration::from_secs(300);
 /// A gate that opens sooner is not worth a message.
 const GATE_MENTIONED: Duration = Duration::from_secs(2);
 /// Nor is a quota that was asked for, when there is more of it soon.
@@ -67,8 +70,10 @@ pub struct Backend<'a, T: Transport> {
     pub dialect_at: Duration,
     pub errand: Option<Pin<Box<dyn Future<Output = Report> + 'a>>>,
     pub asking: Asking,
-    /// Why nothing is ever sent there again.
+    /// Why nothing is sent there any more.
     pub retired: Option<Halt>,
+    /// When it is tried again, in a run without an end, and how long it was left alone before.
+    pub revived_at: Option<(Duration, Duration)>,
     pub last_trouble: String,
     /// What people were told of why nothing is sent there.
     pub told: Option<Cause>,
@@ -103,6 +108,7 @@ impl<'a, T: Transport> Backend<'a, T> {
             errand: None,
             asking: Asking::default(),
             retired: None,
+            revived_at: None,
             last_trouble: String::new(),
             told: None,
             lacks: Vec::new(),
@@ -115,6 +121,21 @@ impl<'a, T: Transport> Backend<'a, T> {
     /// The run may have so many requests in flight from now on.
     pub fn set_ceiling(&mut self, concurrency: usize) {
         self.endpoint.set_ceiling(self.own_ceiling.map_or(concurrency, |own| own.min(concurrency)));
+    }
+
+    /// It is to be left alone, for ever; in a run without an end for a while, ever longer.
+    pub fn retire(&mut self, halt: Halt, now: Duration, is_endless: bool) {
+        self.retired = Some(halt);
+        self.errand = None;
+        let before = self.revived_at.map_or(REVIVED_MIN / 2, |(_, before)| before);
+        let wait = (before * 2).min(REVIVED_MAX);
+        self.revived_at = is_endless.then_some((now + wait, wait));
+    }
+
+    /// It is tried again.
+    pub fn revive(&mut self) {
+        self.retired = None;
+        self.forget_lacks();
     }
 
     /// Whether lines may be sent there, as far as dialect and token go.
@@ -204,7 +225,7 @@ impl<'a, T: Transport> Backend<'a, T> {
             // It may have been computed, or the server does not count.
             _ => estimate,
         };
-        self.endpoint.quotas.settle(booking, cost);
+        self.endpoint.settle_quotas(booking, cost);
         cost
     }
 

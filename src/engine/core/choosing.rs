@@ -100,10 +100,42 @@ impl<T: Transport> Core<'_, T> {
         best
     }
 
-    /// Whether an endpoint is not asked for a model that it lacked lately, since another one may have it.
+    /// Whether an endpoint is not asked for a model that it lacked lately, since another one may have it, be it one that
+    /// has halted.
     fn is_passed_over(&self, backend: &Backend<'_, T>, model: Model, now: Duration) -> bool {
-        let may_have = |other: &Backend<'_, T>| other.retired.is_none() && !other.lacks(model, now);
-        backend.lacks(model, now) && self.backends.iter().any(may_have)
+        backend.lacks(model, now) && self.backends.iter().any(|other| !other.lacks(model, now))
+    }
+
+    /// Whether an endpoint that has not halted may serve a request, sooner or later.
+    fn may_serve(&self, index: usize, ticket: &Ticket, now: Duration) -> bool {
+        let backend = &self.backends[index];
+        backend.retired.is_none()
+            && !ticket.refused_at.contains(&index)
+            && !self.is_passed_over(backend, ticket.model, now)
+    }
+
+    /// The endpoints that may serve what waits; all that have not halted, when nothing does.
+    pub(super) fn wanted(&self, now: Duration) -> impl Iterator<Item = &Backend<'_, T>> {
+        let several = self.backends.len() > 1;
+        let is_wanted = move |index: usize| {
+            let mut waiting = self.due.iter().chain(self.retries.iter()).chain(self.first.iter()).peekable();
+            waiting.peek().is_none() || waiting.any(|ticket| self.may_serve(index, ticket, now))
+        };
+        let live = self.backends.iter().enumerate().filter(|(_, backend)| backend.retired.is_none());
+        live.filter(move |(index, _)| !several || is_wanted(*index)).map(|(_, backend)| backend)
+    }
+
+    /// Whether everything that is left waits for endpoints that have halted, for ever.
+    pub(super) fn is_stranded(&self) -> bool {
+        let is_still = self.sends() && self.in_flight.is_empty() && self.held == 0 && self.first.is_none();
+        if !is_still || self.settings.endless || self.backends.iter().all(|backend| backend.retired.is_none()) {
+            return false;
+        }
+        let now = self.now();
+        let nobody_asks = self.backends.iter().all(|backend| backend.errand.is_none() && backend.asking.is_empty());
+        let waits = !(self.due.is_empty() && self.retries.is_empty());
+        let has_none = |ticket: &Ticket| (0..self.backends.len()).all(|index| !self.may_serve(index, ticket, now));
+        nobody_asks && waits && self.due.iter().chain(self.retries.iter()).all(|ticket| has_none(ticket))
     }
 
     /// A retry that no endpoint can ever take: it is to fail, whether or not anything may be sent.
@@ -118,10 +150,10 @@ impl<T: Transport> Core<'_, T> {
 
     /// Whether a request was refused, and no endpoint is left that may serve it.
     pub(super) fn is_hopeless(&self, ticket: &Ticket, now: Duration) -> bool {
+        // One that has halted may be mended before the next run.
         let cannot = |(index, backend): (usize, &Backend<'_, T>)| {
-            backend.retired.is_some()
-                || ticket.refused_at.contains(&index)
-                || self.is_passed_over(backend, ticket.model, now)
+            ticket.refused_at.contains(&index)
+                || backend.retired.is_none() && self.is_passed_over(backend, ticket.model, now)
         };
         ticket.refusal.is_some() && self.backends.iter().enumerate().all(cannot)
     }
@@ -200,18 +232,23 @@ impl<T: Transport> Core<'_, T> {
 
     /// The retry that is due first, due or not, of those that an endpoint in doubt may be asked.
     fn pop_probe(&mut self, now: Duration) -> Option<Box<Ticket>> {
-        let probed = self
-            .backends
-            .iter()
-            .position(|backend| backend.has_room(now) && backend.endpoint.permit(now) == Permit::Probe)?;
-        let backend = &self.backends[probed];
-        let may =
-            |ticket: &Ticket| backend.has_room_for(Some(ticket.model), now) && !ticket.refused_at.contains(&probed);
+        let probed = |backend: &Backend<'_, T>| backend.has_room(now) && backend.endpoint.permit(now) == Permit::Probe;
+        let doubtful: Vec<usize> = (0..self.backends.len()).filter(|index| probed(&self.backends[*index])).collect();
+        if doubtful.is_empty() {
+            return None;
+        }
+        let may = |ticket: &Ticket| {
+            let mut doubtful = doubtful.iter();
+            doubtful.any(|index| {
+                self.may_serve(*index, ticket, now) && self.backends[*index].has_room_for(Some(ticket.model), now)
+            })
+        };
         if let Some(index) = self.due.iter().position(|ticket| may(ticket)) {
             return self.due.remove(index);
         }
-        let mut tickets = std::mem::take(&mut self.retries).into_sorted_vec();
-        let found = tickets.iter().rposition(|ticket| may(ticket)).map(|index| tickets.remove(index));
+        let key = self.retries.iter().filter(|ticket| may(ticket)).max().map(|ticket| ticket.key)?;
+        let mut tickets = std::mem::take(&mut self.retries).into_vec();
+        let found = tickets.iter().position(|ticket| ticket.key == key).map(|index| tickets.swap_remove(index));
         self.retries = tickets.into();
         found
     }

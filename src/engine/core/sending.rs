@@ -35,7 +35,11 @@ impl<T: Transport> Core<'_, T> {
         let body = body_of(&mut ticket, dialect, streams, self.backends.len() > 1);
         let booking = match self.book(at, &ticket, &body, now) {
             Ok(booking) => booking,
-            Err(ready_at) => return self.hold_back(ticket, ready_at),
+            Err(ready_at) => {
+                self.backends[at].endpoint.is_short(ready_at);
+                ticket.unspent = true;
+                return self.due.push_front(ticket);
+            }
         };
         ticket.attempts += 1;
         ticket.began.get_or_insert(now);
@@ -136,11 +140,12 @@ impl<T: Transport> Core<'_, T> {
             backend.asking.token_accepted();
             backend.endpoint.success(ticket.model, answered.as_ref());
             backend.note_answer(ticket.model);
+            backend.revived_at = None;
         }
+        self.apply(step, ticket, flight, mode);
         if let Some(wait) = seen.wait {
             self.gate(flight.backend, wait, mode);
         }
-        self.apply(step, ticket, flight, mode);
     }
 
     /// Books the end of an attempt with limits and quotas. Returns what an answer shows of the server's queue.

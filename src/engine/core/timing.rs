@@ -4,7 +4,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::backend::{Backend, Held};
+use super::backend::{Backend, Cause, Held};
 use super::{Core, Ended, Event, Happening, Mode, format_seconds, out_of_time, outage};
 use crate::api::transport::{Page, Transport};
 use crate::flow::{Permit, backoff};
@@ -44,7 +44,7 @@ impl<T: Transport> Core<'_, T> {
     /// When time alone will change something at one endpoint.
     fn backend_wakes_at(&self, backend: &Backend<'_, T>, now: Duration) -> Option<Duration> {
         if backend.retired.is_some() {
-            return None;
+            return backend.revived_at.map(|(at, _)| at);
         }
         let state = backend.endpoint.permit(now);
         let permit = if let Permit::Wait(at) = state { Some(at) } else { None };
@@ -69,6 +69,19 @@ impl<T: Transport> Core<'_, T> {
         self.settings.deadline.map(|deadline| deadline.saturating_sub(self.settings.drain.min(deadline / 2)))
     }
 
+    /// Whether a quota lets nothing pass before the deadline, and there is nothing to wait for meanwhile.
+    pub(super) fn is_out_of_time(&self) -> bool {
+        let Some(stop_at) = self.stop_sending_at().filter(|_| self.sends() && self.in_flight.is_empty()) else {
+            return false;
+        };
+        let now = self.now();
+        let is_late = |backend: &Backend<'_, T>| {
+            matches!(backend.held(now), Held::Briefly | Held::Long(Cause::Quota))
+                && matches!(backend.endpoint.permit(now), Permit::Wait(at) if at >= stop_at)
+        };
+        !self.is_complete() && self.wanted(now).all(is_late)
+    }
+
     pub(super) fn tick<M: Mode>(&mut self, mode: &mut M) -> Option<Ended> {
         let now = self.now();
         if self.drain_until.is_some_and(|until| now >= until) {
@@ -80,6 +93,10 @@ impl<T: Transport> Core<'_, T> {
                 return None;
             }
             for at in 0..self.backends.len() {
+                let backend = &mut self.backends[at];
+                if backend.retired.is_some() && backend.revived_at.is_some_and(|(at, _)| now >= at) {
+                    backend.revive();
+                }
                 self.look_after_dialect(at, now);
                 self.look_after_token(at, now, mode);
             }
@@ -109,19 +126,19 @@ impl<T: Transport> Core<'_, T> {
         }
     }
 
-    /// When failures without a success, at every endpoint, have lasted too long.
+    /// When failures without a success, at every endpoint that may serve what waits, have lasted too long.
     fn stall_ends_at(&self) -> Option<Duration> {
         let mut since = Duration::ZERO;
-        for backend in self.backends.iter().filter(|backend| backend.retired.is_none()) {
+        let outage_max = self.settings.outage_max?;
+        for backend in self.wanted(self.now()) {
             since = since.max(backend.endpoint.stalled_since()?);
         }
-        Some(since + self.settings.outage_max?)
+        Some(since + outage_max)
     }
 
     /// While requests are in flight on a closed breaker, or a token is awaited, no outage is proven.
     fn stall_counts(&self) -> bool {
-        let mut live = self.backends.iter().filter(|backend| backend.retired.is_none());
-        live.all(|backend| {
+        self.wanted(self.now()).all(|backend| {
             let is_idle = backend.endpoint.in_flight() == 0;
             (is_idle || backend.endpoint.is_open()) && !backend.asking.awaits_token()
         })
@@ -166,10 +183,8 @@ impl<T: Transport> Core<'_, T> {
         self.backends[at].endpoint.gate(until);
         // The others may go on meanwhile; what they were asked to wait for counts as well.
         let now = self.now();
-        let others =
-            self.backends.iter().enumerate().filter(|(index, backend)| *index != at && backend.retired.is_none());
-        let wait =
-            others.map(|(_, backend)| backend.endpoint.gate_until().saturating_sub(now)).fold(wait, Duration::min);
+        let others = self.wanted(now).filter(|backend| !std::ptr::eq(*backend, &self.backends[at]));
+        let wait = others.map(|backend| backend.endpoint.gate_until().saturating_sub(now)).fold(wait, Duration::min);
         let asks = || {
             let until = humantime::format_rfc3339_seconds(std::time::SystemTime::now() + wait);
             format!("the service asks to wait {}, until {until}, which is", format_seconds(wait))

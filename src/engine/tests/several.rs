@@ -199,3 +199,80 @@ fn an_empty_retry_budget_at_one_endpoint_is_waited_for() {
     let (ended, mode, _) = run_over(settings(8), &[&a, &b], List::of(40));
     assert_eq!((ended, mode.settled.len()), (Ended::Complete, 40));
 }
+
+/// Endpoint a has the model x only, and answers; b has m.
+fn two_models(b: Scripted, lines: u64) -> (Scripted, Scripted, List) {
+    let refusal = whole(404, r#"{"error":"model not found"}"#);
+    let a = Scripted { only: Some(("\"x\"", refusal)), ..served_in(1) };
+    let asks = |key: u64, model: &str| {
+        let defaults = Defaults { model: Some(model.into()), ..Defaults::default() };
+        let request = crate::line::Request::parse(format!("line {key}").as_bytes(), InputForm::Text, &defaults);
+        Work { key: Key(key), request: request.unwrap() }
+    };
+    let work = (1..=lines).map(|key| asks(key, if key % 2 == 0 { "m" } else { "x" }));
+    (a, b, List { work: work.collect(), ..List::default() })
+}
+
+#[test]
+fn lines_that_only_a_refused_endpoint_could_serve_are_left_for_the_next_run() {
+    let refused = Scripted {
+        models: std::cell::RefCell::new(vec![whole(401, "{}")].into()),
+        ..transport(vec![whole(401, "{}")])
+    };
+    let (a, b, mode) = two_models(refused, 40);
+    let (ended, mode, _) = run_over(settings(4), &[&a, &b], mode);
+    assert!(matches!(&ended, Ended::Halted(halt) if halt.cause == HaltCause::TokenRejected), "{ended:?}");
+    let wrong = mode.settled.iter().filter(|(key, result, _)| (key % 2 == 0) || result.is_err()).count();
+    assert!(wrong <= 1, "no line fails because an endpoint halted: {:?}", mode.settled);
+}
+
+#[test]
+fn an_endpoint_that_has_nothing_to_do_does_not_hide_an_outage() {
+    let mut chats = vec![whole(200, OK); 5];
+    chats.push(whole(503, ""));
+    let (a, b, mode) = two_models(transport(chats), 40);
+    let (ended, mode, took) = run_over(settings(4), &[&a, &b], mode);
+    assert!(matches!(&ended, Ended::Halted(halt) if halt.cause == HaltCause::Outage), "{ended:?}");
+    assert!(took < 2400 * SECOND && mode.settled.iter().all(|(_, result, _)| result.is_ok()), "{took:?}");
+}
+
+#[test]
+fn a_line_that_is_always_refused_for_now_is_convicted_by_several_endpoints_too() {
+    let picky = || Scripted { never: Some(("line 7\"", whole(503, ""))), ..served_in(1) };
+    let (a, b) = (picky(), picky());
+    let (ended, mode, _) = run_over(settings(4), &[&a, &b], List::of(3000));
+    assert_eq!(ended, Ended::Complete);
+    let failed: Vec<u64> = mode.settled.iter().filter(|(_, result, _)| result.is_err()).map(|(key, ..)| *key).collect();
+    assert_eq!(failed, [7]);
+}
+
+#[test]
+fn a_probe_that_the_quota_of_tokens_does_not_let_pass_waits_for_it() {
+    let mut chats = vec![whole(200, OK); 3];
+    chats.extend(vec![whole(500, ""); 8]);
+    chats.push(whole(200, OK));
+    let flaky = transport(chats);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let mut mode = List::of(20);
+    let ended = runtime.block_on(async {
+        let endpoints = vec![Endpoint { quotas: Quotas::new(&[], Some(900)), ..endpoint("a", &flaky) }];
+        run(settings(4), endpoints, &mut mode, &Shutdown::default()).await
+    });
+    assert_eq!((ended, mode.codes()), (Ended::Complete, vec![None; 20]));
+}
+
+#[test]
+fn a_quota_that_opens_behind_the_deadline_ends_the_run_at_once() {
+    let limited = served_in(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let mut mode = List::of(10);
+    let settings = Settings { deadline: Some(600 * SECOND), ..settings(4) };
+    let (ended, took) = runtime.block_on(async {
+        let start = Instant::now();
+        let rate: Rate = "3/h".parse().unwrap();
+        let endpoints = vec![Endpoint { quotas: Quotas::new(&[rate], None), ..endpoint("a", &limited) }];
+        (run(settings, endpoints, &mut mode, &Shutdown::default()).await, start.elapsed())
+    });
+    assert!(matches!(&ended, Ended::Halted(halt) if halt.cause == HaltCause::Deadline), "{ended:?}");
+    assert_eq!((mode.settled.len(), took), (3, SECOND));
+}
