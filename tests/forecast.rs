@@ -92,6 +92,17 @@ fn without_quotas_only_the_deadline_is_known_until_lines_were_answered() {
 }
 
 #[test]
+fn a_model_that_must_be_loaded_first_is_no_reason_to_warn() {
+    let desk = Desk::with(&["--latency", "fixed:50", "--cold-load", "4000"]);
+    desk.write("in", prompts(600));
+    // A mean with the first answers in it would say 60 s and more.
+    let args = ["--deadline", "50s", "-j", "4", "--fixed", "--drain-timeout", "1s"];
+    let output = run(&desk, &args).output().expect(0);
+    says(&output, "anvil-filter: 600 lines; the deadline comes in 50 s\n");
+    assert!(!output.stderr.contains(" lines at "), "{output}");
+}
+
+#[test]
 fn what_fits_is_not_said_twice() {
     let desk = Desk::new();
     desk.write("in", prompts(60));

@@ -166,6 +166,33 @@ fn a_pilot_of_a_shard_tries_its_lines() {
     says(&output, "pilot: 3 of 10 lines");
 }
 
+/// What was tried must not pass for a shard that was done.
+#[test]
+fn a_pilot_of_a_shard_is_not_merged() {
+    let desk = counting_desk();
+    desk.write("in", prompts(30));
+    let shard = |index: u64, args: &[&str]| {
+        let (shard, name) = (format!("{index}/2"), desk.arg(&format!("s{index}")));
+        let meta = format!("{name}.meta.json");
+        let run = desk.run().args([desk.path("in")]).args(["--shard", &shard, "--meta", &meta]).args(args);
+        let output = run.output().expect(0);
+        std::fs::write(&name, &output.stdout).unwrap();
+        name
+    };
+    let merge = |names: &[String]| Run::bare().args(["merge"]).args(names).output();
+    let tried = [shard(1, &[]), shard(2, &["--pilot", "3"])];
+    says(&merge(&tried).expect(65), "has not come to its end");
+    let done = [shard(1, &[]), shard(2, &[])];
+    assert_eq!(numbers(&merge(&done).expect(0).lines()), (1..=30).collect::<Vec<_>>());
+    let journaled = |args: &[&str]| {
+        let run = desk.run().args(["--shard", "2/2", "-o", &desk.arg("s"), &desk.arg("in")]);
+        run.args(args).output().expect(0);
+        [done[0].clone(), desk.arg("s.journal")]
+    };
+    says(&merge(&journaled(&["--pilot", "3"])).expect(65), "has not come to its end");
+    merge(&journaled(&[])).expect(0);
+}
+
 #[test]
 fn quotas_and_the_deadline_are_in_what_is_projected() {
     let desk = counting_desk();

@@ -225,7 +225,9 @@ fn facts_of_meta(path: &Path) -> Result<Facts, Stop> {
         .map_err(|error| Stop::new(Exit::Input, format!("{} is no summary of a run: {error}", shown(&meta_path))))?;
     let (index, count) = meta.input.shard.map_or((1, 1), |shard| (shard.index, shard.count));
     match (meta.input.lines, meta.input.sha256) {
-        (Some(input_lines), Some(input_sha256)) if matches!(meta.exit_status, 0 | 1) && meta.not_settled == 0 => {
+        (Some(input_lines), Some(input_sha256))
+            if matches!(meta.exit_status, 0 | 1) && meta.not_settled == 0 && meta.pilot.is_none() =>
+        {
             Ok(Facts { index, count, input_sha256, input_lines, settled: meta.settled, failed: meta.failed })
         }
         _ => Err(unfinished(path)),
@@ -240,6 +242,8 @@ struct Meta {
     settled: u64,
     failed: u64,
     not_settled: u64,
+    /// There when only some of its lines were tried.
+    pilot: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(serde::Deserialize)]

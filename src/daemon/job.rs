@@ -167,6 +167,14 @@ impl Small {
         None
     }
 
+    /// The model of the next line to be asked.
+    pub fn next_model(&self) -> Option<&str> {
+        self.lines.get(self.next..)?.iter().find_map(|line| match &line.state {
+            State::Waiting(request) => Some(&*request.model),
+            State::Asked | State::Settled(_) => None,
+        })
+    }
+
     /// The number of a line in its file, and its key.
     pub fn line(&self, index: usize) -> Option<(u64, journal::Key)> {
         self.lines.get(index).map(|line| (line.number, line.key))

@@ -46,7 +46,9 @@ impl LargeMode {
 
     /// The next request that fits at least so well, when one is ready.
     pub fn pull(&mut self, room: &Room<'_>, wanted: Fit, cx: &mut std::task::Context<'_>) -> Option<Work> {
-        let look = |model: &str| Some(room.for_model(model)).filter(|fit| fit.is_at_least(wanted)).unwrap_or(Fit::None);
+        let look = |model: &str, waits: &dyn Fn(&str) -> bool| {
+            Some(room.beside(model, waits)).filter(|fit| fit.is_at_least(wanted)).unwrap_or(Fit::None)
+        };
         match self.mode.poll_pull(&Room::new(&look), cx) {
             std::task::Poll::Ready(Some(work)) => {
                 self.asked += 1;
@@ -54,6 +56,11 @@ impl LargeMode {
             }
             _ => None,
         }
+    }
+
+    /// Models for which requests wait.
+    pub fn waiting_models(&self) -> impl Iterator<Item = &str> {
+        self.mode.waiting_models()
     }
 
     /// The engine has stopped, and forgotten what it had.

@@ -22,7 +22,7 @@ use crate::api::transport::Transport;
 use crate::flow::Models;
 use crate::flow::quota::Booking;
 use crate::shutdown::{Level, Shutdown};
-use backend::Backend;
+use backend::{Backend, Cause};
 
 mod asking;
 mod backend;
@@ -102,7 +102,8 @@ struct Core<'a, T: Transport> {
     level: Level,
     halt: Option<Halt>,
     drain_until: Option<Duration>,
-    paused: bool,
+    /// What people were told of why nothing at all is sent.
+    paused: Option<Cause>,
     deltas: Option<(mpsc::Sender<Delta>, mpsc::Receiver<Delta>)>,
     start: Instant,
     timer: Pin<Box<Sleep>>,
@@ -128,7 +129,7 @@ impl<'a, T: Transport> Core<'a, T> {
             level: Level::Running,
             halt: None,
             drain_until: None,
-            paused: false,
+            paused: None,
             deltas: settings.deltas.then(|| mpsc::channel(DELTAS_MAX)),
             start,
             timer: Box::pin(sleep_until(start + FAR)),

@@ -106,18 +106,26 @@ impl Fit {
 
 /// Which models could be sent for now.
 pub struct Room<'r> {
-    look: &'r dyn Fn(&str) -> Fit,
+    look: &'r Look<'r>,
 }
+
+/// Says of a model's name whether a request for it could be sent now, given which models have requests that wait.
+pub type Look<'r> = dyn Fn(&str, &dyn Fn(&str) -> bool) -> Fit + 'r;
 
 impl<'r> Room<'r> {
     /// What `look` says of a model's name.
-    pub fn new(look: &'r dyn Fn(&str) -> Fit) -> Self {
+    pub fn new(look: &'r Look<'r>) -> Self {
         Self { look }
     }
 
-    /// Whether a request for this model could be sent now.
+    /// Whether a request for this model could be sent now, whatever model it makes a server put away.
     pub fn for_model(&self, name: &str) -> Fit {
-        (self.look)(name)
+        self.beside(name, &|_| false)
+    }
+
+    /// The same, but no model for which something `waits` is to be put away for this one.
+    pub fn beside(&self, name: &str, waits: &dyn Fn(&str) -> bool) -> Fit {
+        (self.look)(name, waits)
     }
 }
 

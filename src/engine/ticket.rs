@@ -76,6 +76,12 @@ pub struct Ticket {
     pub backend: usize,
     /// The endpoint that failed it last.
     pub failed_at: Option<usize>,
+    /// The endpoints that will not serve it.
+    pub refused_at: Vec<usize>,
+    /// What the last of them said.
+    pub refusal: Option<Failure>,
+    /// The endpoint whose budget has paid for sending it again.
+    pub chosen: Option<usize>,
     /// Attempts sent.
     pub attempts: u32,
     /// Attempts that failed, for the backoff.
@@ -100,6 +106,9 @@ impl Ticket {
             body: None,
             backend: 0,
             failed_at: None,
+            refused_at: Vec::new(),
+            refusal: None,
+            chosen: None,
             attempts: 0,
             failures: 0,
             began: None,

@@ -150,6 +150,11 @@ impl<A: Audience> Journaled<A> {
         self.exhausted && self.shelf.is_empty() && self.window.is_empty() && self.journal.is_settled()
     }
 
+    /// Models for which requests wait.
+    pub fn waiting_models(&self) -> impl Iterator<Item = &str> {
+        self.shelf.models()
+    }
+
     /// Whether the mode itself has ended the run: the journal failed, or its first line has no model.
     pub fn has_ended(&self) -> bool {
         self.ledger.ends()

@@ -15,6 +15,7 @@ mod resumable;
 mod settings_guard;
 mod shelf;
 mod splitter;
+mod stage;
 mod understanding;
 mod window;
 mod writer;
@@ -22,19 +23,16 @@ mod writer;
 use std::fs::File;
 use std::io::IsTerminal as _;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use crate::api::client::ApiClient;
-use crate::api::token::jwt_expiry;
-use crate::config::{Config, Destination, InputFile};
+use crate::config::{Config, InputFile};
 use crate::connection;
 use crate::engine;
 use crate::exit::{Exit, Stop};
 use crate::line::Format;
 use crate::line::completion::Style;
 use crate::line::escape::shown;
-use crate::report::{self, Lines, Reporter};
-use crate::shutdown::{Shutdown, listen};
+use crate::report::Reporter;
 
 pub use crate::config::Order;
 use closing::{Closing, Facts};
@@ -49,73 +47,13 @@ pub use reader::{Found, Split};
 pub use result::{Place, Rendering, SecondReading, look};
 pub use settings_guard::Guard;
 pub use splitter::Splitter;
+use stage::Stage;
 pub use understanding::{Understanding, Understood};
 pub use window::Window;
 use writer::Writer;
 
 /// The reorder window, as a multiple of the concurrency: wide enough that one slow request does not idle the others.
 const WINDOW_PER_SLOT: usize = 64;
-
-/// Larger inputs are not counted at the end of a run that was stopped.
-const COUNTED_BYTES_MAX: u64 = 64 << 20;
-
-/// A token that lives longer is not worth a word at the start.
-const EXPIRY_NEAR: Duration = Duration::from_secs(48 * 3600);
-
-/// What every run of the filter has, with a journal or without.
-struct Stage {
-    config: Config,
-    sources: Vec<Source>,
-    /// The inputs once more, when all of them can be read a second time.
-    files: Option<Vec<File>>,
-    failed_lines: Option<FailedLines>,
-    clients: Vec<ApiClient>,
-    shutdown: Shutdown,
-    reporter: Reporter,
-}
-
-impl Stage {
-    fn set(config: Config) -> Result<Self, Stop> {
-        let sources = open_sources(&config)?;
-        if config.input.pilot.is_some() {
-            pilot::must_be_files(&sources)?;
-        }
-        let failed_lines = create_failed(&config)?;
-        let clients = connection::clients(&config)?;
-        let shutdown = Shutdown::default();
-        listen(&shutdown).map_err(|error| Stop::new(Exit::Io, format!("listen for signals: {error}")))?;
-        let files = regular_files(&sources);
-        let to_stdout = config.output.destination == Destination::Stdout;
-        let reporter = Reporter::start(&config, to_stdout && writer::stdout_is_terminal());
-        if let Some(warning) = expiry_warning(&config, SystemTime::now()) {
-            reporter.warn(&warning);
-        }
-        Ok(Self { config, sources, files, failed_lines, clients, shutdown, reporter })
-    }
-
-    /// Lines of the whole input that are not blank, when it can be read a second time.
-    fn count_lines(&self) -> Option<u64> {
-        let files = self.files.as_deref()?;
-        let bytes: Option<u64> = files.iter().map(|file| Some(file.metadata().ok()?.len())).sum();
-        // Somebody who ends a run waits for its end, not for a number.
-        bytes.filter(|bytes| *bytes <= COUNTED_BYTES_MAX)?;
-        report::count_lines(files, self.config.input.separator, self.config.input.shard)
-    }
-
-    /// Lets the reporter look ahead at a run that begins now; a journal answers at most so many lines of it.
-    fn look_ahead(&self, in_journal: u64) {
-        let input = &self.config.input;
-        let files = self.files.as_ref().and_then(|files| files.iter().map(|file| file.try_clone().ok()).collect());
-        let lines = match (self.reporter.pilot(), files) {
-            (Some(pilot), _) => Lines::Known(pilot.tried),
-            (None, Some(files)) => {
-                Lines::Counted { files, separator: input.separator, shard: input.shard, answered: in_journal }
-            }
-            (None, None) => return,
-        };
-        self.reporter.look_ahead(&self.config, lines);
-    }
-}
 
 /// Runs the filter to its end.
 pub async fn run(config: Config) -> Result<Exit, Stop> {
@@ -178,21 +116,6 @@ async fn close_plain(stage: &Stage, ended: &engine::Ended, rest: PlainRest) -> R
     };
     closing.tell(&facts, &exit)?;
     exit
-}
-
-/// What a token's own expiry says, when it is near or past. The token is read, not verified.
-fn expiry_warning(config: &Config, now: SystemTime) -> Option<String> {
-    let expiries = config.service.endpoints.iter().filter_map(|endpoint| jwt_expiry(&endpoint.token.read().ok()??));
-    let expiry = expiries.min()?;
-    let way_out = "get a new one from the web page of the service (Settings, Account)";
-    match expiry.duration_since(now) {
-        Err(_) => Some(format!("the token has expired, it says; {way_out}")),
-        Ok(left) if left < EXPIRY_NEAR => {
-            let minutes = Duration::from_secs(left.as_secs().div_ceil(60) * 60);
-            Some(format!("the token expires in {}; {way_out}", humantime::format_duration(minutes)))
-        }
-        Ok(_) => None,
-    }
 }
 
 /// Opens every input; one that cannot be read is found before anything is sent.
@@ -304,12 +227,6 @@ pub fn engine_settings(config: &Config) -> engine::Settings {
         endless: false,
         deltas: config.output.format == Some(Format::Events),
     }
-}
-
-/// The inputs as files that can be read a second time, when all of them can.
-fn regular_files(sources: &[Source]) -> Option<Vec<File>> {
-    let regular = |file: &File| file.metadata().is_ok_and(|metadata| metadata.is_file());
-    sources.iter().map(|source| source.file.try_clone().ok().filter(regular)).collect()
 }
 
 /// Whether an input is a file that ends.

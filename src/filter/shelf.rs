@@ -37,6 +37,11 @@ impl Shelf {
         self.lanes.len() != 1 || self.len < ALIKE_MAX
     }
 
+    /// Models for which something waits.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.lanes.iter().map(|(model, _)| &**model)
+    }
+
     /// Adds one behind the others.
     pub fn push(&mut self, work: Work) {
         self.len += 1;
@@ -55,12 +60,13 @@ impl Shelf {
         }
         let oldest = self.lanes.iter().filter_map(|(_, lane)| lane.front()).map(|work| work.key.0).min()?;
         let has_waited = self.newest.saturating_sub(oldest) >= self.passed_max;
+        let waits = |model: &str| self.lanes.iter().any(|(own, _)| **own == *model);
         let fits = |(index, (model, lane)): (usize, &(Box<str>, VecDeque<Work>))| {
             let first = lane.front()?.key.0;
-            let fit = room.for_model(model);
-            let may = fit == Fit::Here || fit == Fit::Swap && (wanted == Fit::Swap || has_waited && first == oldest);
-            // One that has waited long enough goes before those that fit better.
-            may.then_some((!(has_waited && first == oldest), first, index))
+            // One that has waited long enough goes before those that fit better, and puts away what others wait for.
+            let is_first = has_waited && first == oldest;
+            let fit = if is_first { room.for_model(model) } else { room.beside(model, &waits) };
+            fit.is_at_least(if is_first { Fit::Swap } else { wanted }).then_some((!is_first, first, index))
         };
         let (_, _, index) = self.lanes.iter().enumerate().filter_map(fits).min()?;
         let work = self.lanes[index].1.pop_front();
@@ -85,7 +91,7 @@ mod tests {
     }
 
     fn taken(shelf: &mut Shelf, wanted: Fit, fits: impl Fn(&str) -> Fit) -> Option<u64> {
-        shelf.take(&Room::new(&fits), wanted).map(|work| work.key.0)
+        shelf.take(&Room::new(&|model, _| fits(model)), wanted).map(|work| work.key.0)
     }
 
     #[test]

@@ -9,6 +9,8 @@ const TOKENS_AT_START: f64 = 10.0;
 const TOKENS_PER_SUCCESS: f64 = 0.5;
 const SECONDS_PER_TOKEN: f64 = 5.0;
 const TOKENS_MAX_AT_LEAST: f64 = 100.0;
+/// Sums of fractions are not exact: a token that is waited for is there a little later.
+const SLACK: Duration = Duration::from_millis(1);
 
 /// Tokens for retries.
 #[derive(Debug)]
@@ -30,6 +32,18 @@ impl Budget {
         self.add(TOKENS_PER_SUCCESS);
     }
 
+    /// When there is a token for one retry: now, or later if nothing is answered.
+    pub fn token_at(&self, now: Duration) -> Duration {
+        let since = now.saturating_sub(self.counted_until).as_secs_f64();
+        let missing = 1.0 - self.tokens - since / SECONDS_PER_TOKEN;
+        if missing <= 0.0 { now } else { now + Duration::from_secs_f64(missing * SECONDS_PER_TOKEN) + SLACK }
+    }
+
+    /// Whether there is a token for one retry.
+    pub fn has_token(&self, now: Duration) -> bool {
+        self.token_at(now) <= now
+    }
+
     /// Takes a token for one retry, or says when there will be one.
     pub fn take(&mut self, now: Duration) -> Result<(), Duration> {
         self.add(now.saturating_sub(self.counted_until).as_secs_f64() / SECONDS_PER_TOKEN);
@@ -38,7 +52,7 @@ impl Budget {
             self.tokens -= 1.0;
             return Ok(());
         }
-        Err(now + Duration::from_secs_f64((1.0 - self.tokens) * SECONDS_PER_TOKEN) + Duration::from_millis(1))
+        Err(self.token_at(now))
     }
 
     fn add(&mut self, tokens: f64) {
@@ -57,6 +71,7 @@ mod tests {
             assert!(budget.take(Duration::ZERO).is_ok());
         }
         let ready = budget.take(Duration::ZERO).expect_err("the budget is empty");
+        assert!(!budget.has_token(Duration::ZERO) && budget.has_token(ready));
         assert!(ready > Duration::from_secs(5) && ready < Duration::from_secs(6));
         assert!(budget.take(ready).is_ok());
     }

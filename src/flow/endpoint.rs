@@ -127,9 +127,9 @@ impl Endpoint {
         state.in_flight as f64 / state.limit.current() as f64
     }
 
-    /// Whether another model was sent for last: this one may have to be loaded. `None` is one never sent for.
-    pub fn is_cold(&self, model: Option<Model>) -> bool {
-        self.loaded.is_some() && self.loaded != model
+    /// The model that was sent for last: any other one may have to be loaded.
+    pub fn loaded(&self) -> Option<Model> {
+        self.loaded
     }
 
     /// When the first of the models that are out may be tried again.

@@ -23,6 +23,8 @@ impl Model {
 #[derive(Debug, Default)]
 pub struct Models {
     numbers: HashMap<Box<str>, Model>,
+    /// The names of the numbers.
+    names: Vec<Box<str>>,
     /// The name that was looked up last; mostly it comes again.
     last: Option<(Box<str>, Model)>,
 }
@@ -34,6 +36,11 @@ impl Models {
             Some((last, model)) if **last == *name => Some(*model),
             _ => self.numbers.get(name).copied(),
         }
+    }
+
+    /// The name of a number; that of the rest has none.
+    pub fn name(&self, model: Model) -> Option<&str> {
+        self.names.get(model.index()).map(|name| &**name)
     }
 
     /// The number of this name.
@@ -50,6 +57,7 @@ impl Models {
         let next = Model((self.numbers.len() as u16).min(MODELS_MAX));
         if next.0 < MODELS_MAX {
             self.numbers.insert(name.into(), next);
+            self.names.push(name.into());
         }
         next
     }
@@ -67,5 +75,6 @@ mod tests {
         let numbers: Vec<Model> = (0..1000).map(|number| models.of(&format!("m{number}"))).collect();
         assert_eq!((numbers[0], numbers[998], numbers[999]), (Model(2), Model(MODELS_MAX), Model(MODELS_MAX)));
         assert_eq!((models.of("b"), models.of("m0")), (Model(1), Model(2)));
+        assert_eq!((models.name(Model(2)), models.name(Model(MODELS_MAX))), (Some("m0"), None));
     }
 }

@@ -93,16 +93,21 @@ impl Counts {
         self.answered_here.load(Relaxed)
     }
 
-    /// The mean time from a line's first attempt to its answer, in seconds; nothing before the first answer of this run.
+    /// The time from the first attempt to the answer of all those lines together, in seconds.
+    pub fn seconds_answered(&self) -> f64 {
+        self.answered_microseconds.load(Relaxed) as f64 / 1e6
+    }
+
+    /// The mean of those times, in seconds; nothing before the first answer of this run.
     pub fn seconds_each(&self) -> Option<f64> {
         let answered = Some(self.answered_here()).filter(|answered| *answered > 0)?;
-        Some(self.answered_microseconds.load(Relaxed) as f64 / 1e6 / answered as f64)
+        Some(self.seconds_answered() / answered as f64)
     }
 
     /// How many lines a second the service answers when no quota holds them back: as many as are in flight, in the time
-    /// that each takes (Little's law).
-    pub fn lines_per_second(&self) -> Option<f64> {
-        Some(self.in_flight_max() as f64 / self.seconds_each()?.max(SECONDS_EACH_MIN)).filter(|speed| *speed > 0.0)
+    /// that each takes on average (Little's law).
+    pub fn lines_per_second(&self, seconds_each: f64) -> Option<f64> {
+        Some(self.in_flight_max() as f64 / seconds_each.max(SECONDS_EACH_MIN)).filter(|speed| *speed > 0.0)
     }
 
     /// Tokens of prompts and completions that one line of this run took on average; 0 where the service tells none.

@@ -93,7 +93,11 @@ impl Eta {
         let seconds_each = counts.seconds_each()?;
         let unsent = unsettled.saturating_sub(counts.in_flight());
         let held = self.held_at.is_some_and(|at| now.saturating_sub(at).as_secs_f64() < HELD_SECONDS);
-        let speed = if held { counts.lines_per_second() } else { Some(self.rates.lines).filter(|speed| *speed > 0.0) };
+        let speed = if held {
+            counts.lines_per_second(seconds_each)
+        } else {
+            Some(self.rates.lines).filter(|speed| *speed > 0.0)
+        };
         let sending = quotas.time_for(now, unsent, counts.tokens_each(), Some(speed?));
         let left = sending.saturating_add(Duration::from_secs_f64(seconds_each));
         Some(left).filter(|left| *left < LEFT_MAX)

@@ -17,9 +17,12 @@ use crate::api::token::jwt_expiry;
 use crate::config::{Config, EndpointConfig, Separator, Shard, Verbosity};
 use crate::flow::forecast::{End, Ending, Forecast, Plan};
 
-/// So many answers say how fast the service is; or as many as there are after so long.
-const ANSWERS_ENOUGH: u64 = 20;
-const ANSWERS_WAIT: Duration = Duration::from_secs(30);
+/// The first answers may have waited for a model to be loaded, and say little of the others.
+const ANSWERS_COLD: u64 = 10;
+/// So many further answers say how fast the service is.
+const ANSWERS_ENOUGH: u64 = 10;
+/// After so long, what has come by then has to do.
+const ANSWERS_WAIT: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What there is to do.
@@ -138,12 +141,7 @@ impl Forecaster {
         } else if let Some(end) = self.ends_told() {
             self.say(&format!("{first}; {end}"));
         }
-        while self.counts.answered_here() < ANSWERS_ENOUGH && self.began.elapsed() < ANSWERS_WAIT {
-            if stop.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
-                return;
-            }
-        }
-        let Some(speed) = self.counts.lines_per_second() else { return };
+        let Some(speed) = self.measured(stop) else { return };
         let settled = self.counts.settled().max(self.answered + self.counts.answered_here());
         let second = self.forecast(lines.saturating_sub(settled), Some(speed));
         // A quota of tokens says nothing before it is known how many tokens a line takes.
@@ -151,6 +149,28 @@ impl Forecaster {
         if second.time().is_some_and(|time| !time.is_zero()) && (is_news || second.is_warning() && !first.is_warning())
         {
             self.say(&second.to_string());
+        }
+    }
+
+    /// How many lines a second the service answers, once that can be told; `None` when the run ends before.
+    fn measured(&self, stop: &Receiver<()>) -> Option<f64> {
+        let cold = self.answers(ANSWERS_COLD, stop)?;
+        let all = self.answers(ANSWERS_COLD + ANSWERS_ENOUGH, stop)?;
+        // A service so slow that these are all there are was not only slow to begin.
+        let (answers, seconds) = if all.0 > cold.0 { (all.0 - cold.0, all.1 - cold.1) } else { all };
+        self.counts.lines_per_second(seconds / answers as f64)
+    }
+
+    /// Waits for so many answers, or for some when that takes too long. How many there are, and the seconds they took.
+    fn answers(&self, wanted: u64, stop: &Receiver<()>) -> Option<(u64, f64)> {
+        loop {
+            let answers = self.counts.answered_here();
+            if answers >= wanted || answers > 0 && self.began.elapsed() >= ANSWERS_WAIT {
+                return Some((answers, self.counts.seconds_answered()));
+            }
+            if stop.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
+                return None;
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The desk as an account's engine sees it: where requests come from, and where outcomes and events go.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -91,11 +92,19 @@ impl Desk {
         if stays && let Some(work) = self.pull_fitting(account, room, Fit::Here, cx) {
             return Some(work);
         }
-        let work = self.pull_fitting(account, room, Fit::Swap, cx)?;
+        // Later than that, whoever waits has its turn, whatever model has to be put away.
+        let waiting = if stays { self.waiting_models(account) } else { HashSet::new() };
+        let look = |model: &str, _: &dyn Fn(&str) -> bool| room.beside(model, &|loaded| waiting.contains(loaded));
+        let work = self.pull_fitting(account, &Room::new(&look), Fit::Swap, cx)?;
         if room.for_model(&work.request.model) == Fit::Swap {
             self.swapped = Some(Instant::now());
         }
         Some(work)
+    }
+
+    /// Models for which requests of an account wait.
+    fn waiting_models(&mut self, account: usize) -> HashSet<String> {
+        self.spools().flat_map(|spool| spool.waiting_models(account)).collect()
     }
 
     fn pull_fitting(&mut self, account: usize, room: &Room<'_>, wanted: Fit, cx: &mut Context<'_>) -> Option<Work> {

@@ -1,5 +1,6 @@
 //! The engine's side of a spool: requests out, outcomes into the log, slots back.
 
+use std::collections::HashSet;
 use std::task::{Context, Poll};
 
 use super::super::job::{Body, Job};
@@ -36,6 +37,19 @@ impl Spool {
                 Body::Opening | Body::Ending | Body::Waiting => None,
             }
         })
+    }
+
+    /// Models for which requests of an account wait, as far as they can be seen.
+    pub fn waiting_models(&self, account: usize) -> HashSet<String> {
+        let mut models = HashSet::new();
+        for job in self.jobs.iter().flatten().filter(|job| job.account == account) {
+            match &job.body {
+                Body::Small(small) => models.extend(small.next_model().map(str::to_owned)),
+                Body::Large(large) => models.extend(large.waiting_models().map(str::to_owned)),
+                Body::Opening | Body::Ending | Body::Waiting => {}
+            }
+        }
+        models
     }
 
     /// Lets large jobs read on, and replay what their journals answer.

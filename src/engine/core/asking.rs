@@ -306,6 +306,7 @@ impl<T: Transport> Core<'_, T> {
             backend.asking.renewed = false;
             wait.trying = true;
             backend.asking.generation += 1;
+            backend.forget_lacks();
             backend.start_errand(Page::Models);
         }
     }

@@ -28,6 +28,9 @@ const ANSWER_TOKENS_WEIGHT: f64 = 0.1;
 /// Bytes of a request body that are thought to be a token.
 const BYTES_PER_TOKEN: u64 = 4;
 
+/// For so long nothing is asked of an endpoint that said it lacks the model, while another may have it: models come and
+/// go, and so do pages of proxies.
+const LACK_BELIEVED: Duration = Duration::from_secs(60);
 /// A gate that opens sooner is not worth a message.
 const GATE_MENTIONED: Duration = Duration::from_secs(2);
 /// Nor is a quota that was asked for, when there is more of it soon.
@@ -40,8 +43,21 @@ pub enum Held {
     Free,
     /// Not for long.
     Briefly,
-    /// So that people want to know.
-    Long,
+    /// So that people want to know, by this.
+    Long(Cause),
+}
+
+/// What holds an endpoint back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its key is refused.
+    Key,
+    /// A breaker is open.
+    Outage,
+    /// It asked to wait.
+    Gate,
+    /// A quota is used up.
+    Quota,
 }
 
 /// One endpoint of a run.
@@ -57,15 +73,15 @@ pub struct Backend<'a, T: Transport> {
     pub dialect_at: Duration,
     pub errand: Option<Pin<Box<dyn Future<Output = Report> + 'a>>>,
     pub asking: Asking,
-    /// No retry may take a token of the budget before.
-    pub budget_at: Duration,
     /// Why nothing is ever sent there again.
     pub retired: Option<Halt>,
     pub last_trouble: String,
-    /// Whether people were told that nothing is sent there.
-    pub told_paused: bool,
-    /// Models that it said it does not have, or not for this token.
-    lacks: Vec<Model>,
+    /// What people were told of why nothing is sent there.
+    pub told: Option<Cause>,
+    /// Models that it said it does not have, and until when it is believed.
+    lacks: Vec<(Model, Duration)>,
+    /// Models of which people were told that it lacks them.
+    told_lacks: Vec<Model>,
     pulses: Vec<Rc<Pulse>>,
     answer_tokens: f64,
 }
@@ -92,11 +108,11 @@ impl<'a, T: Transport> Backend<'a, T> {
             dialect_at: Duration::ZERO,
             errand: None,
             asking: Asking::default(),
-            budget_at: Duration::ZERO,
             retired: None,
             last_trouble: String::new(),
-            told_paused: false,
+            told: None,
             lacks: Vec::new(),
+            told_lacks: Vec::new(),
             pulses: Vec::new(),
             answer_tokens: ANSWER_TOKENS_AT_FIRST,
         }
@@ -127,26 +143,34 @@ impl<'a, T: Transport> Backend<'a, T> {
         let may = |model| {
             self.endpoint.has_room_for(model)
                 && matches!(self.endpoint.permit_model(model, now), Permit::Free | Permit::Probe)
-                && !self.lacks.contains(&model)
         };
         self.has_room(now) && model.is_none_or(may)
     }
 
-    /// It does not have this model; whether that is news.
-    pub fn note_lack(&mut self, model: Model) -> bool {
-        let is_news = !self.lacks.contains(&model);
+    /// It does not have this model now; whether that is news.
+    pub fn note_lack(&mut self, model: Model, now: Duration) -> bool {
+        self.lacks.retain(|(own, _)| *own != model);
+        self.lacks.push((model, now + LACK_BELIEVED));
+        let is_news = !self.told_lacks.contains(&model);
         if is_news {
-            self.lacks.push(model);
+            self.told_lacks.push(model);
         }
         is_news
     }
 
-    /// Whether it is known not to have this model, or is out for good.
-    pub fn is_hopeless_for(&self, model: Model) -> bool {
-        self.retired.is_some() || self.lacks.contains(&model)
+    /// Whether it said lately that it does not have this model.
+    pub fn lacks(&self, model: Model, now: Duration) -> bool {
+        self.lacks.iter().any(|(own, until)| *own == model && now < *until)
     }
 
-    /// Another token, or another list of models, may change what it has.
+    /// It has answered for this model.
+    pub fn note_answer(&mut self, model: Model) {
+        if !self.lacks.is_empty() {
+            self.lacks.retain(|(own, _)| *own != model);
+        }
+    }
+
+    /// Another token may change what it has.
     pub fn forget_lacks(&mut self) {
         self.lacks.clear();
     }
@@ -194,13 +218,18 @@ impl<'a, T: Transport> Backend<'a, T> {
 
     /// Whether nothing is sent there now, and for long.
     pub fn held(&self, now: Duration) -> Held {
-        if self.asking.awaits_token() || self.endpoint.is_open() {
-            return Held::Long;
+        if self.asking.awaits_token() {
+            return Held::Long(Cause::Key);
+        }
+        if self.endpoint.is_open() {
+            return Held::Long(Cause::Outage);
         }
         let Permit::Wait(at) = self.endpoint.permit(now) else { return Held::Free };
-        let gated = self.endpoint.gate_until() > now;
-        let mentioned = if gated { GATE_MENTIONED } else { QUOTA_MENTIONED };
-        if at.saturating_sub(now) >= mentioned { Held::Long } else { Held::Briefly }
+        let (cause, mentioned) = match self.endpoint.gate_until() > now {
+            true => (Cause::Gate, GATE_MENTIONED),
+            false => (Cause::Quota, QUOTA_MENTIONED),
+        };
+        if at.saturating_sub(now) >= mentioned { Held::Long(cause) } else { Held::Briefly }
     }
 
     /// Why nothing is sent there now.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::ticket::Ticket;
 use super::super::{Fit, Mode, Room};
+use super::backend::Backend;
 use super::{Core, Happening};
 use crate::api::transport::Transport;
 use crate::flow::{Model, Permit};
@@ -27,15 +28,27 @@ impl<T: Transport> Core<'_, T> {
 
     /// The endpoint for a request: one that need not load its model, that did not fail it just now, and of those the
     /// least busy. A probe is worth more than all of that.
-    pub(super) fn choose(&self, model: Model, now: Duration, failed_at: Option<usize>) -> Option<usize> {
+    pub(super) fn choose(&self, ticket: &Ticket, now: Duration) -> Option<usize> {
+        self.choose_among(ticket, now, |_| true)
+    }
+
+    fn choose_among(&self, ticket: &Ticket, now: Duration, may: impl Fn(&Backend<'_, T>) -> bool) -> Option<usize> {
+        let model = ticket.model;
         if let [only] = &self.backends[..] {
-            return only.has_room_for(Some(model), now).then_some(0);
+            return (only.has_room_for(Some(model), now) && may(only)).then_some(0);
         }
-        let candidates = self.backends.iter().enumerate().filter(|(_, backend)| backend.has_room_for(Some(model), now));
+        let candidates = self.backends.iter().enumerate().filter(|(index, backend)| {
+            backend.has_room_for(Some(model), now)
+                && may(backend)
+                && !ticket.refused_at.contains(index)
+                && !self.is_passed_over(backend, model, now)
+        });
         let rank = |index: usize| {
             let endpoint = &self.backends[index].endpoint;
+            let is_cold = endpoint.loaded().is_some_and(|loaded| loaded != model);
+            let busy = if is_cold { endpoint.in_flight() as f64 } else { endpoint.load(model) };
             let probes = endpoint.permit(now) == Permit::Probe || endpoint.permit_model(model, now) == Permit::Probe;
-            (!probes, endpoint.is_cold(Some(model)), failed_at == Some(index), endpoint.load(model))
+            (!probes, is_cold, ticket.failed_at == Some(index), busy)
         };
         candidates.map(|(index, _)| index).min_by(|a, b| rank(*a).partial_cmp(&rank(*b)).unwrap_or(Ordering::Equal))
     }
@@ -56,7 +69,7 @@ impl<T: Transport> Core<'_, T> {
             return Poll::Ready(Happening::Due(ticket));
         }
         if !self.source_ended {
-            match mode.poll_pull(&Room::new(&|name| self.fit(name, now)), cx) {
+            match mode.poll_pull(&Room::new(&|name, waits| self.fit(name, waits, now)), cx) {
                 Poll::Ready(Some(work)) => {
                     let model = self.models.of(&work.request.model);
                     return Poll::Ready(Happening::Pulled(Box::new(Ticket::new(work.key, work.request, model))));
@@ -68,15 +81,29 @@ impl<T: Transport> Core<'_, T> {
         self.pop_probe(now).map_or(Poll::Pending, |ticket| Poll::Ready(Happening::Due(ticket)))
     }
 
-    /// Whether a request for this model could be sent now.
-    fn fit(&self, name: &str, now: Duration) -> Fit {
+    /// Whether a request for this model could be sent now, without putting away a model for which others wait.
+    fn fit(&self, name: &str, waits: &dyn Fn(&str) -> bool, now: Duration) -> Fit {
         let model = self.models.get(name);
-        let mut fits = self.backends.iter().filter(|backend| backend.has_room_for(model, now)).peekable();
-        if fits.peek().is_none() {
-            // What can never be sent is to fail, not to wait.
-            return if model.is_some_and(|model| self.is_hopeless(model)) { Fit::Here } else { Fit::None };
+        let mut best = Fit::None;
+        let is_passed_over = |backend| model.is_some_and(|model| self.is_passed_over(backend, model, now));
+        for backend in self.backends.iter().filter(|backend| backend.has_room_for(model, now)) {
+            if is_passed_over(backend) {
+                continue;
+            }
+            match backend.endpoint.loaded() {
+                Some(loaded) if Some(loaded) == model => return Fit::Here,
+                None => return Fit::Here,
+                Some(loaded) if !self.models.name(loaded).is_some_and(waits) => best = Fit::Swap,
+                Some(_) => {}
+            }
         }
-        if fits.all(|backend| backend.endpoint.is_cold(model)) { Fit::Swap } else { Fit::Here }
+        best
+    }
+
+    /// Whether an endpoint is not asked for a model that it lacked lately, since another one may have it.
+    fn is_passed_over(&self, backend: &Backend<'_, T>, model: Model, now: Duration) -> bool {
+        let may_have = |other: &Backend<'_, T>| other.retired.is_none() && !other.lacks(model, now);
+        backend.lacks(model, now) && self.backends.iter().any(may_have)
     }
 
     /// A retry that no endpoint can ever take: it is to fail, whether or not anything may be sent.
@@ -84,13 +111,19 @@ impl<T: Transport> Core<'_, T> {
         if self.backends.len() < 2 || !self.sends() {
             return None;
         }
-        let index = self.due.iter().position(|ticket| self.is_hopeless(ticket.model))?;
+        let now = self.now();
+        let index = self.due.iter().position(|ticket| self.is_hopeless(ticket, now))?;
         self.due.remove(index)
     }
 
-    /// Whether no endpoint is left that may have this model.
-    pub(super) fn is_hopeless(&self, model: Model) -> bool {
-        self.backends.iter().all(|backend| backend.is_hopeless_for(model))
+    /// Whether a request was refused, and no endpoint is left that may serve it.
+    pub(super) fn is_hopeless(&self, ticket: &Ticket, now: Duration) -> bool {
+        let cannot = |(index, backend): (usize, &Backend<'_, T>)| {
+            backend.retired.is_some()
+                || ticket.refused_at.contains(&index)
+                || self.is_passed_over(backend, ticket.model, now)
+        };
+        ticket.refusal.is_some() && self.backends.iter().enumerate().all(cannot)
     }
 
     /// What can be heard of the source while nothing may be sent.
@@ -100,7 +133,7 @@ impl<T: Transport> Core<'_, T> {
             return happening;
         }
         // There may be nothing left to wait for.
-        match mode.poll_pull(&Room::new(&|_| Fit::None), cx) {
+        match mode.poll_pull(&Room::new(&|_, _| Fit::None), cx) {
             Poll::Ready(Some(work)) => {
                 let model = self.models.of(&work.request.model);
                 Poll::Ready(Happening::Pulled(Box::new(Ticket::new(work.key, work.request, model))))
@@ -117,7 +150,7 @@ impl<T: Transport> Core<'_, T> {
         if knows || self.first.is_some() || self.source_ended || !may || !self.has_slot() {
             return Poll::Pending;
         }
-        match mode.poll_pull(&Room::new(&|_| Fit::Here), cx) {
+        match mode.poll_pull(&Room::new(&|_, _| Fit::Here), cx) {
             Poll::Ready(Some(work)) => {
                 let model = self.models.of(&work.request.model);
                 self.first = Some(Box::new(Ticket::new(work.key, work.request, model)));
@@ -140,25 +173,29 @@ impl<T: Transport> Core<'_, T> {
         let mut blocked: Option<Model> = None;
         for index in 0..self.due.len() {
             let ticket = &self.due[index];
-            let (model, unspent) = (ticket.model, ticket.unspent);
-            if blocked == Some(model) {
+            if blocked == Some(ticket.model) {
                 continue;
             }
-            let Some(chosen) = self.choose(model, now, ticket.failed_at) else {
-                blocked = Some(model);
-                continue;
-            };
-            let backend = &mut self.backends[chosen];
-            if backend.endpoint.permit(now) == Permit::Probe {
-                continue;
+            let is_free = |backend: &Backend<'_, T>| backend.endpoint.permit(now) != Permit::Probe;
+            let has_token = |backend: &Backend<'_, T>| ticket.unspent || backend.endpoint.budget.has_token(now);
+            match self.choose_among(ticket, now, |backend| is_free(backend) && has_token(backend)) {
+                Some(chosen) => return self.take_due(index, chosen, now),
+                // Another one of this model can go only where this one could, unless it has paid already.
+                None if ticket.unspent && ticket.refused_at.is_empty() => blocked = Some(ticket.model),
+                None => {}
             }
-            if !unspent && let Err(until) = backend.endpoint.budget.take(now) {
-                backend.budget_at = until;
-                continue;
-            }
-            return self.due.remove(index);
         }
         None
+    }
+
+    fn take_due(&mut self, index: usize, chosen: usize, now: Duration) -> Option<Box<Ticket>> {
+        let mut ticket = self.due.remove(index)?;
+        if !ticket.unspent {
+            // There is one: that was just asked.
+            let _ = self.backends[chosen].endpoint.budget.take(now);
+        }
+        ticket.chosen = Some(chosen);
+        Some(ticket)
     }
 
     /// The retry that is due first, due or not, of those that an endpoint in doubt may be asked.
@@ -168,7 +205,8 @@ impl<T: Transport> Core<'_, T> {
             .iter()
             .position(|backend| backend.has_room(now) && backend.endpoint.permit(now) == Permit::Probe)?;
         let backend = &self.backends[probed];
-        let may = |ticket: &Ticket| backend.has_room_for(Some(ticket.model), now);
+        let may =
+            |ticket: &Ticket| backend.has_room_for(Some(ticket.model), now) && !ticket.refused_at.contains(&probed);
         if let Some(index) = self.due.iter().position(|ticket| may(ticket)) {
             return self.due.remove(index);
         }
@@ -183,10 +221,12 @@ impl<T: Transport> Core<'_, T> {
         if !self.has_slot() {
             return None;
         }
-        let free = |backend: &&super::Backend<'_, T>| backend.serves() && backend.endpoint.permit(now) == Permit::Free;
-        let budget = self.backends.iter().filter(free).map(|backend| backend.budget_at).min()?;
-        let waits_for_budget = self.due.iter().any(|ticket| !ticket.unspent) && budget > now;
         let heap = self.retries.peek().map(|ticket| ticket.due);
-        heap.into_iter().chain(waits_for_budget.then_some(budget)).min()
+        if self.due.iter().all(|ticket| ticket.unspent) {
+            return heap;
+        }
+        let free = self.backends.iter().filter(|backend| backend.serves());
+        let budget = free.map(|backend| backend.endpoint.budget.token_at(now)).filter(|at| *at > now).min();
+        heap.into_iter().chain(budget).min()
     }
 }

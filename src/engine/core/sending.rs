@@ -20,7 +20,7 @@ impl<T: Transport> Core<'_, T> {
     /// Sends one request, unless nothing can take it now, or its line cannot be sent at all.
     pub(super) fn send<M: Mode>(&mut self, mut ticket: Box<Ticket>, mode: &mut M) {
         let now = self.now();
-        let Some(at) = self.choose(ticket.model, now, ticket.failed_at) else {
+        let Some(at) = ticket.chosen.take().or_else(|| self.choose(&ticket, now)) else {
             return self.wait_for_room(ticket, mode);
         };
         let backend = &self.backends[at];
@@ -91,9 +91,11 @@ impl<T: Transport> Core<'_, T> {
 
     /// No endpoint takes it now. What was paid for sending it stays paid.
     fn wait_for_room<M: Mode>(&mut self, mut ticket: Box<Ticket>, mode: &mut M) {
-        if self.is_hopeless(ticket.model) {
-            let message = "none of the endpoints that are left has this model".to_owned();
-            return self.settle(ticket, Err(Failure::new(ErrorCode::ModelNotFound, message)), mode);
+        let now = self.now();
+        if self.is_hopeless(&ticket, now)
+            && let Some(failure) = ticket.refusal.take()
+        {
+            return self.settle(ticket, Err(failure), mode);
         }
         ticket.unspent = true;
         self.due.push_front(ticket);
@@ -133,6 +135,7 @@ impl<T: Transport> Core<'_, T> {
         if matches!(step, Step::Settle(Ok(_))) {
             backend.asking.token_accepted();
             backend.endpoint.success(ticket.model, answered.as_ref());
+            backend.note_answer(ticket.model);
         }
         if let Some(wait) = seen.wait {
             self.gate(flight.backend, wait, mode);
@@ -175,7 +178,7 @@ impl<T: Transport> Core<'_, T> {
 
     pub(super) fn apply<M: Mode>(&mut self, step: Step, mut ticket: Box<Ticket>, flight: Flight, mode: &mut M) {
         match step {
-            Step::Settle(Err(failure)) if self.others_may_have(&ticket, flight.backend, &failure, mode) => {
+            Step::Settle(Err(failure)) if self.others_may_serve(&mut ticket, flight.backend, &failure, mode) => {
                 ticket.unspent = true;
                 self.due.push_back(ticket);
             }
@@ -194,17 +197,20 @@ impl<T: Transport> Core<'_, T> {
         }
     }
 
-    /// Whether a line that this endpoint cannot serve may still be served by another one.
-    fn others_may_have<M: Mode>(&mut self, ticket: &Ticket, at: usize, failure: &Failure, mode: &mut M) -> bool {
+    /// Whether a line that this endpoint does not serve may still be served by another one.
+    fn others_may_serve<M: Mode>(&mut self, ticket: &mut Ticket, at: usize, failure: &Failure, mode: &mut M) -> bool {
         if self.backends.len() < 2 || !matches!(failure.code, ErrorCode::ModelNotFound | ErrorCode::NotAllowed) {
             return false;
         }
-        let is_news = self.backends[at].note_lack(ticket.model);
-        if is_news {
+        let now = self.now();
+        // What is not allowed may be the line's own affair; a model that is not there concerns them all.
+        if failure.code == ErrorCode::ModelNotFound && self.backends[at].note_lack(ticket.model, now) {
             let (name, model) = (self.backends[at].name.clone(), ticket.request.model.to_string());
             mode.event(Event::Lacks { name, model, reason: failure.message.clone() });
         }
-        !self.is_hopeless(ticket.model)
+        ticket.refused_at.push(at);
+        ticket.refusal = Some(failure.clone());
+        !self.is_hopeless(ticket, now)
     }
 
     pub(super) fn settle<M: Mode>(&mut self, ticket: Box<Ticket>, result: Result<Answer, Failure>, mode: &mut M) {

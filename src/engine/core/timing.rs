@@ -134,37 +134,42 @@ impl<T: Transport> Core<'_, T> {
         }
         let now = self.now();
         let several = self.backends.len() > 1;
+        let mut held_by = None;
         let mut all_held = true;
         for backend in self.backends.iter_mut().filter(|backend| backend.retired.is_none()) {
-            let is_told = backend.told_paused;
-            backend.told_paused = match backend.held(now) {
-                Held::Long => true,
-                Held::Briefly => is_told,
-                Held::Free => false,
+            let told = backend.told;
+            backend.told = match backend.held(now) {
+                Held::Long(cause) => Some(cause),
+                Held::Briefly => told,
+                Held::Free => None,
             };
-            all_held &= backend.told_paused;
-            if several && backend.told_paused != is_told {
-                let reason = backend.told_paused.then(|| backend.hold_reason(now));
+            all_held &= backend.told.is_some();
+            held_by = held_by.or(backend.told);
+            if several && backend.told != told {
+                let reason = backend.told.map(|_| backend.hold_reason(now));
                 mode.event(Event::Endpoint { name: backend.name.clone(), reason });
             }
         }
-        if all_held && !self.paused {
+        let paused = held_by.filter(|_| all_held);
+        if paused.is_some() && paused != self.paused {
             let held = self.backends.iter().find(|backend| backend.retired.is_none());
             let reason = held.map(|backend| backend.hold_reason(now)).unwrap_or_default();
             mode.event(Event::Paused { reason });
-        } else if self.paused && !all_held {
+        } else if self.paused.is_some() && paused.is_none() {
             mode.event(Event::Resumed);
         }
-        self.paused = all_held;
+        self.paused = paused;
     }
     /// The endpoint asks for a pause. One that outlasts our patience ends the run now rather than later.
     pub(super) fn gate<M: Mode>(&mut self, at: usize, wait: Duration, mode: &mut M) {
         let until = self.now() + backoff::with_jitter(wait, fastrand::f64());
         self.backends[at].endpoint.gate(until);
-        if self.backends.iter().enumerate().any(|(index, backend)| index != at && backend.retired.is_none()) {
-            // The others go on meanwhile.
-            return;
-        }
+        // The others may go on meanwhile; what they were asked to wait for counts as well.
+        let now = self.now();
+        let others =
+            self.backends.iter().enumerate().filter(|(index, backend)| *index != at && backend.retired.is_none());
+        let wait =
+            others.map(|(_, backend)| backend.endpoint.gate_until().saturating_sub(now)).fold(wait, Duration::min);
         let asks = || {
             let until = humantime::format_rfc3339_seconds(std::time::SystemTime::now() + wait);
             format!("the service asks to wait {}, until {until}, which is", format_seconds(wait))

@@ -89,6 +89,7 @@ fn a_model_that_one_endpoint_lacks_is_asked_of_the_other() {
     let (ended, mode, _) = run_over(settings(1), &[&a, &b], List::of(9));
     assert_eq!(ended, Ended::Complete);
     assert_eq!(mode.codes().iter().filter(|code| **code == Some(ErrorCode::ModelNotFound)).count(), 7);
+    assert!(mode.settled.iter().all(|(.., attempts)| *attempts >= 1), "no line fails without having been asked");
 }
 
 #[test]
@@ -172,4 +173,29 @@ fn lines_of_a_model_that_no_endpoint_has_all_fail() {
     let (a, b) = (lacking(1), lacking(2));
     let (ended, mode, _) = run_over(settings(8), &[&a, &b], List::of(50));
     assert_eq!((ended, mode.codes()), (Ended::Complete, vec![Some(ErrorCode::ModelNotFound); 50]));
+}
+
+#[test]
+fn a_line_that_every_endpoint_refuses_fails_alone() {
+    let forbidden = || whole(403, r#"{"detail":"not for you"}"#);
+    let listing = || std::cell::RefCell::new(vec![whole(200, r#"{"data":[{"id":"m"}]}"#)].into());
+    let refusing = || Scripted { models: listing(), ..transport(vec![forbidden(), whole(200, OK)]) };
+    let (a, b) = (refusing(), refusing());
+    let (ended, mode, _) = run_over(settings(1), &[&a, &b], List::of(40));
+    assert_eq!(ended, Ended::Complete);
+    let failed: Vec<_> = mode.settled.iter().filter(|(_, result, _)| result.is_err()).collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!((failed[0].1.clone().unwrap_err(), failed[0].2), (ErrorCode::NotAllowed, 2));
+}
+
+#[test]
+fn an_empty_retry_budget_at_one_endpoint_is_waited_for() {
+    let failing = |times: usize| {
+        let mut chats = vec![whole(200, "no JSON"); times];
+        chats.push(whole(200, OK));
+        transport(chats)
+    };
+    let (a, b) = (failing(40), failing(40));
+    let (ended, mode, _) = run_over(settings(8), &[&a, &b], List::of(40));
+    assert_eq!((ended, mode.settled.len()), (Ended::Complete, 40));
 }
