@@ -178,9 +178,9 @@ fn a_quota_that_is_waited_for_is_no_trouble() {
 #[test]
 fn a_run_ends_with_its_last_answer() {
     let sim = Sim::start(&[]);
-    for quota in [["--rate", "20/20s"], ["--tokens-per-min", "40"]] {
-        let output = Run::on(&sim).args(quota).input(prompts(20)).output().expect(0);
-        output.answers_prompts(20);
+    for (quota, lines) in [(["--rate", "20/20s"], 20), (["--tokens-per-min", "4"], 1)] {
+        let output = Run::on(&sim).args(quota).input(prompts(lines)).output().expect(0);
+        output.answers_prompts(lines);
         assert!(output.waited < Duration::from_secs(10), "{quota:?}: {:?}", output.waited);
     }
 }
