@@ -178,10 +178,9 @@ fn a_quota_that_is_waited_for_is_no_trouble() {
 #[test]
 fn a_run_ends_with_its_last_answer() {
     let sim = Sim::start(&[]);
-    // A line that is larger than a quota goes when nothing else was used.
-    for (quota, count) in [(["--rate", "20/20s"], 20), (["--tokens-per-min", "4"], 1)] {
-        let output = Run::on(&sim).args(quota).input(prompts(count)).output().expect(0);
-        output.answers_prompts(count);
+    for (quota, lines) in [(["--rate", "20/20s"], 20), (["--tokens-per-min", "4"], 1)] {
+        let output = Run::on(&sim).args(quota).input(prompts(lines)).output().expect(0);
+        output.answers_prompts(lines);
         assert!(output.waited < Duration::from_secs(10), "{quota:?}: {:?}", output.waited);
     }
 }
