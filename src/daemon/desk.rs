@@ -88,7 +88,7 @@ impl Desk {
         let mut past: HashMap<String, Past> = HashMap::new();
         for (account, own) in seats.iter_mut().filter_map(Seat::spool).flat_map(Spool::take_past) {
             let all = past.entry(account).or_default();
-            own.stretches().iter().for_each(|spent| all.push(spent.clone()));
+            all.join_in(own);
         }
         let endpoints = &shared.config().service.endpoints;
         let base_urls = endpoints.iter().map(|endpoint| endpoint.base_url.as_str().to_owned()).collect();
@@ -297,7 +297,9 @@ impl Desk {
     /// Says that the end has begun.
     pub fn stopping(&mut self, state: DaemonState) {
         self.supervision.stopping();
-        self.note_spent(true);
+        if let Some(spool) = self.seats.iter_mut().find_map(Seat::spool) {
+            self.spendings.close().iter().for_each(|note| spool.append_note(note));
+        }
         self.spools().for_each(|spool| spool.write_own(state, None));
     }
 

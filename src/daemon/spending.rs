@@ -9,7 +9,7 @@ use super::account::Account;
 use super::log::Note;
 use crate::api::client::ApiClient;
 use crate::engine::Endpoint;
-use crate::journal::{Past, Spending};
+use crate::journal::{Past, Spending, Spent};
 
 /// What all accounts have sent.
 #[derive(Debug)]
@@ -58,6 +58,16 @@ impl Spendings {
                 notes.push(Note::Spent { account: account.name.clone(), spent });
             }
         }
+        notes
+    }
+
+    /// What is to be written into the log at the end: the rest, and that it was the end.
+    pub fn close(&mut self) -> Vec<Note> {
+        let mut notes = self.take(true);
+        let accounts = self.accounts.iter().filter(|account| !account.past.stretches().is_empty());
+        notes.extend(
+            accounts.map(|account| Note::Spent { account: account.name.clone(), spent: Spent::end(SystemTime::now()) }),
+        );
         notes
     }
 

@@ -302,11 +302,15 @@ impl<A: Audience> Mode for Journaled<A> {
         if let Some(work) = self.shelf.take(room, Fit::Here) {
             return Poll::Ready(Some(work));
         }
-        for _ in 0..REPLAYED_AT_ONCE {
-            if !self.shelf.has_room() || self.shelf.is_empty() {
-                // Nothing on the shelf means that whoever looks ahead found nothing either.
+        let mut reads = 0;
+        // Nothing on the shelf means that whoever looks ahead found nothing either.
+        while self.shelf.has_room() && !self.shelf.is_empty() {
+            if reads == REPLAYED_AT_ONCE {
+                // There may be more, once others have had their turn.
+                cx.waker().wake_by_ref();
                 break;
             }
+            reads += 1;
             match self.read_on(cx) {
                 Poll::Ready(Some(work)) if room.for_model(&work.request.model) == Fit::Here => {
                     return Poll::Ready(Some(work));

@@ -13,6 +13,9 @@ impl Model {
     /// The first one of a run.
     pub const FIRST: Model = Model(0);
 
+    /// All that are not told apart.
+    pub const REST: Model = Model(MODELS_MAX);
+
     /// Its place in lists.
     pub fn index(self) -> usize {
         usize::from(self.0)
@@ -34,7 +37,12 @@ impl Models {
     pub fn get(&self, name: &str) -> Option<Model> {
         match &self.last {
             Some((last, model)) if **last == *name => Some(*model),
-            _ => self.numbers.get(name).copied(),
+            // Names beyond those that are told apart share a number.
+            _ => self
+                .numbers
+                .get(name)
+                .copied()
+                .or((self.numbers.len() >= usize::from(MODELS_MAX)).then_some(Model::REST)),
         }
     }
 

@@ -27,6 +27,12 @@ pub struct Spent {
 }
 
 impl Spent {
+    /// Tells that nothing is under way any more.
+    pub fn end(now: SystemTime) -> Self {
+        let at_ms = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        Self { at_ms, endpoint: String::new(), requests: 0, tokens: 0 }
+    }
+
     /// How long ago that was.
     pub fn age(&self, now: SystemTime) -> Duration {
         let at = UNIX_EPOCH + Duration::from_millis(self.at_ms);
@@ -83,19 +89,29 @@ impl Spending {
 #[derive(Clone, Debug, Default)]
 pub struct Past {
     stretches: Vec<Spent>,
+    /// Whether whoever wrote them came to an end in order.
+    closed: bool,
 }
 
 impl Past {
     /// Takes in a record.
     pub fn push(&mut self, spent: Spent) {
+        self.closed = spent.requests == 0;
+        if self.closed {
+            return;
+        }
         self.stretches.push(spent);
         if self.stretches.len() > STRETCHES_MAX {
             self.join();
         }
     }
 
-    /// So many attempts more may have been under way at each endpoint when the last record was made.
+    /// So many attempts more may have been under way at each endpoint when the last record was made, unless that was
+    /// the end in order.
     pub fn add_unknown(&mut self, requests: u64) {
+        if self.closed {
+            return;
+        }
         let mut seen: Vec<String> = Vec::new();
         for spent in self.stretches.iter_mut().rev() {
             if !seen.contains(&spent.endpoint) {
@@ -109,6 +125,13 @@ impl Past {
     pub fn of<'p>(&'p self, endpoint: &'p str, now: SystemTime) -> impl Iterator<Item = (Duration, u64, u64)> + 'p {
         let own = self.stretches.iter().filter(move |spent| spent.endpoint == endpoint);
         own.map(move |spent| (spent.age(now), spent.requests, spent.tokens)).filter(|spent| spent.0 <= REMEMBERED_MAX)
+    }
+
+    /// Takes in what another log says.
+    pub fn join_in(&mut self, other: Past) {
+        let closed = other.closed && (self.closed || self.stretches.is_empty());
+        other.stretches.into_iter().for_each(|spent| self.push(spent));
+        self.closed = closed;
     }
 
     /// All of it.

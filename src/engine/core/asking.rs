@@ -117,8 +117,9 @@ impl<T: Transport> Core<'_, T> {
     pub(super) fn ask<M: Mode>(&mut self, mut ticket: Box<Ticket>, question: Question, flight: Flight, mode: &mut M) {
         let (now, at) = (self.now(), flight.backend);
         let backend = &mut self.backends[at];
-        if matches!(question, Question::Token(_)) && flight.token_generation != backend.asking.generation {
-            // It was sent with the token before.
+        let is_of_old = matches!(question, Question::Token(_)) && flight.token_generation != backend.asking.generation;
+        if is_of_old || backend.retired.is_some() {
+            // It was sent with the token before, or nobody asks this endpoint any more.
             ticket.unspent = true;
             self.void_probe(&ticket, flight);
             return self.put_off(ticket, now);

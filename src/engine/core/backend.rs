@@ -219,7 +219,7 @@ impl<'a, T: Transport> Backend<'a, T> {
         let cost = match signal {
             Signal::Answer(answer) if answer.tokens.completion > 0 => {
                 self.costs.learn(body_bytes, answer.tokens);
-                answer.tokens.prompt + answer.tokens.completion
+                answer.tokens.prompt.saturating_add(answer.tokens.completion)
             }
             Signal::NotSent(_) | Signal::RateLimited(_) | Signal::Unauthorized(_) => 0,
             // It may have been computed, or the server does not count.

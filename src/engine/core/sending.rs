@@ -12,8 +12,8 @@ use super::{Booking, Core, Event, Finished, Flight, Mode, Slot};
 use crate::api::body::{render, streams};
 use crate::api::transport::Transport;
 use crate::api::{Dialect, Signal};
-use crate::flow::backoff;
 use crate::flow::limit::{Answered, ServerTimes};
+use crate::flow::{Model, backoff};
 use crate::line::{Answer, ErrorCode, Failure, Outcome};
 
 impl<T: Transport> Core<'_, T> {
@@ -209,7 +209,8 @@ impl<T: Transport> Core<'_, T> {
         }
         let now = self.now();
         // What is not allowed may be the line's own affair; a model that is not there concerns them all.
-        if failure.code == ErrorCode::ModelNotFound && self.backends[at].note_lack(ticket.model, now) {
+        let is_lack = failure.code == ErrorCode::ModelNotFound && ticket.model != Model::REST;
+        if is_lack && self.backends[at].note_lack(ticket.model, now) {
             let (name, model) = (self.backends[at].name.clone(), ticket.request.model.to_string());
             mode.event(Event::Lacks { name, model, reason: failure.message.clone() });
         }

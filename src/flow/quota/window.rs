@@ -113,7 +113,7 @@ impl Window {
     /// Counts what is used at that moment.
     pub(super) fn add(&mut self, at: Moment, amount: u64) {
         self.expire(at);
-        self.used += amount;
+        self.used = self.used.saturating_add(amount);
         let leaves_at = at.saturating_add(self.kept_nanoseconds);
         let granule = if self.exact { 0 } else { self.granule_nanoseconds };
         let full = self.entries.len() >= ENTRIES_MAX;
@@ -133,7 +133,7 @@ impl Window {
         let begin = at.div_ceil(granule).saturating_mul(granule);
         let leaves_at = begin.saturating_add(self.kept_nanoseconds);
         let place = self.entries.partition_point(|entry| entry.begin < begin);
-        self.used += amount;
+        self.used = self.used.saturating_add(amount);
         match self.entries.get_mut(place) {
             Some(entry) if entry.begin == begin => entry.amount += amount,
             _ => self.entries.insert(place, Entry { begin, leaves_at, amount }),
