@@ -99,7 +99,7 @@ impl Daemon {
         let child = command
             .env("ANVILGPT_API_KEY", "x")
             .args(["daemon", "-v", "--log-format", "json", "--base-url", &simulator.base_url()])
-            .args(["-j", &in_flight.to_string(), "--spool"])
+            .args(["--fixed", "-j", &in_flight.to_string(), "--spool"])
             .arg(spool.folder.path().join("spool"))
             .stderr(File::create(&log).expect("a log can be made"))
             .spawn()

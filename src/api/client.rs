@@ -116,6 +116,10 @@ impl Transport for ApiClient {
 /// Takes the key out of a text that a server said, a part of it at the end included: texts are cut there.
 fn redact(text: &str, key: &str) -> String {
     const PART_MIN: usize = 4;
+    if key.len() < PART_MIN {
+        // Every word would have it.
+        return text.to_owned();
+    }
     let mut safe = text.replace(key, "[key]");
     let body_length = safe.trim_end_matches('…').len();
     let part = (PART_MIN..key.len())
@@ -246,5 +250,6 @@ mod tests {
         assert_eq!(super::redact("bad key sk-canary!", "sk-canary"), "bad key [key]!");
         assert_eq!(super::redact("bad key sk-can…", "sk-canary"), "bad key [key]…");
         assert_eq!(super::redact("nothing", "sk-canary"), "nothing");
+        assert_eq!(super::redact("unexpected", "x"), "unexpected");
     }
 }

@@ -93,7 +93,7 @@ impl Desk {
 
     /// A run that asks the desk's service.
     pub fn run(&self) -> Run {
-        Run::on(&self.sim)
+        Run::on(&self.sim).args(["--fixed"])
     }
 
     /// The run `in -o out`.

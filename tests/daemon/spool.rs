@@ -80,7 +80,8 @@ impl Spool {
         Run::bare()
             .env("ANVILGPT_API_KEY", KEY)
             .args(["daemon", "--settle", "300ms", "--scan-every", "500ms", "--max-retry-delay", "50ms", "-m", MODEL])
-            .args(["--base-url", base, "--spool"])
+            // As many in flight as the tests count on, however fast the simulator is.
+            .args(["--fixed", "--base-url", base, "--spool"])
             .args([&self.root])
     }
 
