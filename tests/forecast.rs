@@ -82,7 +82,7 @@ fn a_job_that_ends_first_is_said() {
 fn without_quotas_only_the_deadline_is_known_until_lines_were_answered() {
     let desk = Desk::with(&["--latency", "fixed:200"]);
     desk.write("in", prompts(3000));
-    let live = run(&desk, &["--deadline", "1m", "-j", "2", "--fixed"]).start();
+    let live = run(&desk, &["--deadline", "1m", "-j", "2"]).start();
     let output = ends_after(live, " lines at ");
     says(&output, "anvil-filter: 3,000 lines; the deadline comes in 1 min\n");
     let speed = output.stderr.split(" lines at ").nth(1).unwrap();
@@ -96,7 +96,7 @@ fn a_model_that_must_be_loaded_first_is_no_reason_to_warn() {
     let desk = Desk::with(&["--latency", "fixed:50", "--cold-load", "4000"]);
     desk.write("in", prompts(600));
     // A mean with the first answers in it would say 60 s and more.
-    let args = ["--deadline", "50s", "-j", "4", "--fixed", "--drain-timeout", "1s"];
+    let args = ["--deadline", "50s", "-j", "4", "--drain-timeout", "1s"];
     let output = run(&desk, &args).output().expect(0);
     says(&output, "anvil-filter: 600 lines; the deadline comes in 50 s\n");
     assert!(!output.stderr.contains(" lines at "), "{output}");
