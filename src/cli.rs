@@ -110,7 +110,7 @@ where
         cli.refuse_contradictions().map_err(CliExit::Usage)?;
         return Ok(cli);
     }
-    let mut command = command();
+    let mut command = command(&arguments);
     let is_daemon = arguments.iter().any(|argument| argument == "daemon");
     let told = |error: clap::Error| match daemon_refuses(&error).filter(|_| is_daemon) {
         Some(stop) => CliExit::Usage(stop),
@@ -126,8 +126,8 @@ where
 /// Parses the command line of a run that is right and asks for no help. To define the subcommands, with the options that
 /// all of them have, takes longer than a short run; whatever is not plainly a run goes that way.
 fn parse_run(arguments: &[OsString]) -> Option<Cli> {
-    let is_subcommand = |argument: &OsString| SUBCOMMANDS.iter().any(|name| argument == name);
-    if arguments.iter().skip(1).any(is_subcommand) {
+    let asks_for_help = |argument: &OsString| argument == "--help" || argument == "-h";
+    if names_subcommand(arguments) || arguments.iter().any(asks_for_help) {
         return None;
     }
     let command = RunArgs::augment_args(clap::Command::new("anvil-filter").disable_help_flag(true));
@@ -135,9 +135,16 @@ fn parse_run(arguments: &[OsString]) -> Option<Cli> {
     Some(Cli { command: None, run: RunArgs::from_arg_matches(&matches).ok()? })
 }
 
+fn names_subcommand(arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).any(|argument| SUBCOMMANDS.iter().any(|name| argument == name))
+}
+
 /// The definition of the command line, as it is parsed and shown.
-fn command() -> clap::Command {
+fn command(arguments: &[OsString]) -> clap::Command {
     let mut command = Cli::command();
+    if !names_subcommand(arguments) {
+        return command;
+    }
     command.build();
     // What these subcommands do not take is refused when it is there; their own help need not tell of it.
     SERVICELESS.iter().fold(command, |command, name| {

@@ -35,6 +35,8 @@ static TOKEN_QUOTA: QuotaHeaders = QuotaHeaders {
     remaining: HeaderName::from_static("x-ratelimit-remaining-tokens"),
     reset: HeaderName::from_static("x-ratelimit-reset-tokens"),
 };
+/// What the names of all of these begin with.
+const QUOTA_PREFIX: &str = "x-ratelimit-";
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// What kind of body the head announces.
@@ -76,12 +78,15 @@ impl Head {
             () if starts("text/html") => ContentKind::Html,
             () => ContentKind::Other,
         };
+        let location = if (300..400).contains(&status) { text(headers, &LOCATION) } else { None };
+        // Few services tell of quotas; looking for each of these headers would cost all the others.
+        let tells_quotas = headers.keys().any(|name| name.as_str().starts_with(QUOTA_PREFIX));
         Self {
             status,
             kind,
-            location: text(headers, &LOCATION).filter(|_| (300..400).contains(&status)).map(str::to_owned),
-            wait: wait(status, headers, now),
-            quota: quota_news(headers, now),
+            location: location.map(str::to_owned),
+            wait: wait(status, headers, tells_quotas, now),
+            quota: if tells_quotas { quota_news(headers, now) } else { None },
             encoded: text(headers, &CONTENT_ENCODING)
                 .is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")),
         }
@@ -89,9 +94,9 @@ impl Head {
 }
 
 /// The longest wait that the head asks for, capped.
-fn wait(status: u16, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+fn wait(status: u16, headers: &HeaderMap, tells_quotas: bool, now: SystemTime) -> Option<Duration> {
     let date = || date(headers, now);
-    let quotas = [&PLAIN_QUOTA, &REQUEST_QUOTA, &TOKEN_QUOTA].into_iter();
+    let quotas = [&PLAIN_QUOTA, &REQUEST_QUOTA, &TOKEN_QUOTA].into_iter().filter(|_| tells_quotas);
     let quotas = quotas.filter_map(|names| left(headers, names, now)).filter(|left| left.remaining == 0);
     let quotas = quotas.map(|left| left.resets_in).max();
     // On a success only an exhausted quota says to wait.

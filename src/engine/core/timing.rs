@@ -128,8 +128,11 @@ impl<T: Transport> Core<'_, T> {
 
     /// When failures without a success, at every endpoint that may serve what waits, have lasted too long.
     fn stall_ends_at(&self) -> Option<Duration> {
-        let mut since = Duration::ZERO;
         let outage_max = self.settings.outage_max?;
+        if let [only] = &self.backends[..] {
+            return Some(only.endpoint.stalled_since()? + outage_max);
+        }
+        let mut since = Duration::ZERO;
         for backend in self.wanted(self.now()) {
             since = since.max(backend.endpoint.stalled_since()?);
         }
