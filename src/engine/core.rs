@@ -59,8 +59,8 @@ enum Happening {
     Delta(Delta),
     Finished(Finished),
     Reported(usize, Report),
-    Due(Box<Ticket>),
-    Pulled(Box<Ticket>),
+    /// A request that may be sent.
+    Ready(Box<Ticket>),
     SourceEnded,
     Tick,
     /// All that is left needs an endpoint that has halted.
@@ -205,7 +205,7 @@ impl<'a, T: Transport> Core<'a, T> {
         let now = self.now();
         self.collect_due(now);
         if let Some(ticket) = self.pop_hopeless() {
-            return Poll::Ready(Happening::Due(ticket));
+            return Poll::Ready(Happening::Ready(ticket));
         }
         if self.is_stranded() {
             return Poll::Ready(Happening::Stranded);
@@ -257,7 +257,7 @@ impl<'a, T: Transport> Core<'a, T> {
             Happening::Delta(delta) => mode.delta(delta),
             Happening::Finished(finished) => self.finished(finished, mode),
             Happening::Reported(at, report) => self.reported(at, report, mode),
-            Happening::Due(ticket) | Happening::Pulled(ticket) => self.send(ticket, mode),
+            Happening::Ready(ticket) => self.send(ticket, mode),
             Happening::SourceEnded => self.source_ended = true,
             Happening::Tick => return self.tick(mode),
             Happening::Stranded => {
@@ -315,11 +315,11 @@ impl<'a, T: Transport> Core<'a, T> {
         let reason = format!("{}; {}", halt.message, halt.way_out);
         mode.event(Event::Endpoint { name: backend.name.clone(), reason: Some(reason) });
         backend.retire(halt, now, self.settings.endless);
-        let retries = &mut self.retries;
-        retries.extend(backend.asking.give_up().map(|mut ticket| {
-            (ticket.unspent, ticket.due) = (true, now);
-            ticket
-        }));
+        let askers: Vec<_> = backend.asking.give_up().collect();
+        for (ticket, flight) in askers {
+            self.void_probe(&ticket, flight);
+            self.hold_back(ticket, now);
+        }
     }
 }
 

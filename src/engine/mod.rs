@@ -105,7 +105,7 @@ impl Fit {
     }
 }
 
-/// Which models could be sent for now.
+/// Which models have room.
 pub struct Room<'r> {
     look: &'r Look<'r>,
 }

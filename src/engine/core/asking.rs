@@ -63,9 +63,9 @@ impl Asking {
     }
 
     /// Nobody will be answered any more.
-    pub fn give_up(&mut self) -> impl Iterator<Item = Box<Ticket>> {
+    pub fn give_up(&mut self) -> impl Iterator<Item = (Box<Ticket>, Flight)> {
         self.token_wait = None;
-        std::mem::take(&mut self.askers).into_iter().map(|asker| asker.ticket)
+        std::mem::take(&mut self.askers).into_iter().map(|asker| (asker.ticket, asker.flight))
     }
 
     pub fn token_generation(&self) -> u32 {
@@ -261,7 +261,7 @@ impl<T: Transport> Core<'_, T> {
         self.backends[flight.backend].endpoint.trouble(trouble, ticket.key.0, Some(ticket.model), circumstances);
     }
 
-    fn void_probe(&mut self, ticket: &Ticket, flight: Flight) {
+    pub(super) fn void_probe(&mut self, ticket: &Ticket, flight: Flight) {
         if flight.was_probe {
             let now = self.now();
             self.backends[flight.backend].endpoint.probe_void(Some(ticket.model), now);

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::super::ticket::Ticket;
-use super::super::{Fit, Mode, Room};
+use super::super::{Fit, Mode, Room, Work};
 use super::backend::Backend;
 use super::{Core, Happening};
 use crate::api::transport::Transport;
@@ -63,22 +63,19 @@ impl<T: Transport> Core<'_, T> {
     ) -> Poll<Happening> {
         if let Some(ticket) = self.first.take() {
             // It waited for a dialect.
-            return Poll::Ready(Happening::Due(ticket));
+            return Poll::Ready(Happening::Ready(ticket));
         }
         if let Some(ticket) = self.pop_due(now) {
-            return Poll::Ready(Happening::Due(ticket));
+            return Poll::Ready(Happening::Ready(ticket));
         }
         if !self.source_ended {
             match mode.poll_pull(&Room::new(&|name, waits| self.fit(name, waits, now)), cx) {
-                Poll::Ready(Some(work)) => {
-                    let model = self.models.of(&work.request.model);
-                    return Poll::Ready(Happening::Pulled(Box::new(Ticket::new(work.key, work.request, model))));
-                }
+                Poll::Ready(Some(work)) => return Poll::Ready(Happening::Ready(self.ticket(work))),
                 Poll::Ready(None) => return Poll::Ready(Happening::SourceEnded),
                 Poll::Pending => {}
             }
         }
-        self.pop_probe(now).map_or(Poll::Pending, |ticket| Poll::Ready(Happening::Due(ticket)))
+        self.pop_probe(now).map_or(Poll::Pending, |ticket| Poll::Ready(Happening::Ready(ticket)))
     }
 
     /// Whether a request for this model could be sent now, without putting away a model for which others wait.
@@ -166,10 +163,7 @@ impl<T: Transport> Core<'_, T> {
         }
         // There may be nothing left to wait for.
         match mode.poll_pull(&Room::new(&|_, _| Fit::None), cx) {
-            Poll::Ready(Some(work)) => {
-                let model = self.models.of(&work.request.model);
-                Poll::Ready(Happening::Pulled(Box::new(Ticket::new(work.key, work.request, model))))
-            }
+            Poll::Ready(Some(work)) => Poll::Ready(Happening::Ready(self.ticket(work))),
             Poll::Ready(None) => Poll::Ready(Happening::SourceEnded),
             Poll::Pending => Poll::Pending,
         }
@@ -184,13 +178,18 @@ impl<T: Transport> Core<'_, T> {
         }
         match mode.poll_pull(&Room::new(&|_, _| Fit::Here), cx) {
             Poll::Ready(Some(work)) => {
-                let model = self.models.of(&work.request.model);
-                self.first = Some(Box::new(Ticket::new(work.key, work.request, model)));
+                self.first = Some(self.ticket(work));
                 Poll::Pending
             }
             Poll::Ready(None) => Poll::Ready(Happening::SourceEnded),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// What a request that was just pulled travels with.
+    fn ticket(&mut self, work: Work) -> Box<Ticket> {
+        let model = self.models.of(&work.request.model);
+        Box::new(Ticket::new(work.key, work.request, model))
     }
 
     /// Takes the retries whose time has come out of the heap.

@@ -194,6 +194,8 @@ impl<T: Transport> Core<'_, T> {
             }
             Step::Ask(question) => self.ask(ticket, question, flight, mode),
             Step::Halt(halt) => {
+                // Another probe may go, should the endpoint be tried again.
+                self.void_probe(&ticket, flight);
                 // Its line is not settled, and so the run is not complete.
                 let now = self.now();
                 self.hold_back(ticket, now);

@@ -276,3 +276,15 @@ fn a_quota_that_opens_behind_the_deadline_ends_the_run_at_once() {
     assert!(matches!(&ended, Ended::Halted(halt) if halt.cause == HaltCause::Deadline), "{ended:?}");
     assert_eq!((mode.settled.len(), took), (3, SECOND));
 }
+
+#[test]
+fn an_endpoint_that_halts_on_its_probe_is_tried_again_in_a_run_without_an_end() {
+    let mut chats = vec![vec![Play::Break(TransportError::NotSent("refused".into()))]; 6];
+    chats.push(whole(405, ""));
+    chats.push(whole(200, OK));
+    let (steady, back) = (served_in(30), transport(chats));
+    let endless = Settings { endless: true, ..settings(4) };
+    let (ended, mode, _) = run_over(endless, &[&steady, &back], List::of(60));
+    assert_eq!((ended, mode.codes()), (Ended::Complete, vec![None; 60]));
+    assert!(sent(&back) > 20, "{} requests were sent there", sent(&back));
+}
